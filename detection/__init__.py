@@ -1,0 +1,1 @@
+"""The mmdet adapter; see the extra `detection`."""

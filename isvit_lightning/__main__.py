@@ -1,0 +1,8 @@
+"""``python -m isvit_lightning`` is ``isvit``."""
+
+import sys
+
+from isvit_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""What happens around a stage: calibrate and freeze, watch, guard, progress."""
+
+from isvit_lightning.callbacks.calibrate import CalibrateQuantizers
+from isvit_lightning.callbacks.guard import RequireCalibrated
+from isvit_lightning.callbacks.progress import UnitProgress, UnitReport
+from isvit_lightning.callbacks.watch import GridUse, WatchQuantizers, measure_unit
+
+__all__ = [
+    "CalibrateQuantizers",
+    "GridUse",
+    "RequireCalibrated",
+    "UnitProgress",
+    "UnitReport",
+    "WatchQuantizers",
+    "measure_unit",
+]

@@ -1,0 +1,106 @@
+"""Measures, per unit and quantizer, how well the grids fit."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from isvit_lightning.callbacks.walk import UnitWalk
+from isvit_lightning.networks import quantizers
+from isvit_lightning.quantizers import Quantizer
+
+
+@dataclass(frozen=True)
+class GridUse:
+    """How one tensor uses its grid.
+
+    Args:
+        low: smallest value seen.
+        high: largest value seen.
+        used_codes: distinct codes that occurred.
+        n_codes: codes that exist.
+        clipped: share of elements that take the first or last code and lie more than one half step beyond it, 0 to 1.
+        snr_db: signal to quantization noise, in decibel.
+    """
+
+    low: float
+    high: float
+    used_codes: int
+    n_codes: int
+    clipped: float
+    snr_db: float
+
+
+def measure(quantizer: Quantizer, tensor: torch.Tensor) -> GridUse:
+    """Measure ``quantizer`` on ``tensor`` of any shape that it accepts."""
+    codes = quantizer.encode(tensor)
+    values = quantizer.decode(codes)
+    error = values - tensor
+    power, noise = tensor.square().mean(), error.square().mean()
+    edge = (codes == 0) | (codes == quantizer.n_codes - 1)
+    inner = error[~edge].abs()
+    widest = inner.max() if inner.numel() else error.abs().min()
+    return GridUse(
+        low=float(tensor.min()),
+        high=float(tensor.max()),
+        used_codes=int(codes.unique().numel()),
+        n_codes=quantizer.n_codes,
+        clipped=float((edge & (error.abs() > widest)).float().mean()),
+        snr_db=float(10 * torch.log10(power / noise.clamp_min(torch.finfo(noise.dtype).tiny))),
+    )
+
+
+class WatchQuantizers(Callback):
+    """Logs range, used codes, clipped share and SNR of each quantizer when its unit is finished.
+
+    Args:
+        images: calibration images to measure on.
+    """
+
+    def __init__(self, images: int = 8) -> None:
+        self.images = images
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the finished unit."""
+        stage = cast(UnitWalk, pl_module)
+        if not trainer.loggers:
+            return
+        sample = stage.inputs[: self.images].to(stage.device)
+        uses = measure_unit(stage.unit.module, sample)
+        metrics = {
+            f"{stage.unit.name}.{name}/{key}": float(value)
+            for name, use in uses.items()
+            for key, value in vars(use).items()
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+@torch.no_grad()
+def measure_unit(unit: nn.Module, inputs: torch.Tensor) -> dict[str, GridUse]:
+    """Grid use of every switched-on quantizer below ``unit`` in one pass over ``inputs``."""
+    uses: dict[str, GridUse] = {}
+    handles = []
+    for name, quantizer in quantizers(unit).items():
+        if not quantizer.enabled or not _has_codes(quantizer):
+            continue
+
+        def record(module: nn.Module, args: tuple[torch.Tensor], name: str = name) -> None:
+            uses[name] = measure(cast(Quantizer, module), args[0])
+
+        handles.append(quantizer.register_forward_pre_hook(record))
+    try:
+        unit(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return uses
+
+
+def _has_codes(quantizer: Quantizer) -> bool:
+    """False for the fractional zero points of a reproduction of published arithmetic."""
+    zero_point = getattr(quantizer, "zero_point", None)
+    return zero_point is None or bool(torch.equal(zero_point, zero_point.round()))

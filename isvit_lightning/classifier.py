@@ -1,0 +1,104 @@
+"""The model section of a configuration, and the evaluation of a classifier."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks.source import NetworkSource
+
+
+class Classifier(LightningModule):
+    """An image classifier and how it is to be quantized.
+
+    Args:
+        network: where the float network comes from.
+        bits: widths of the codes.
+        method: what is quantized how, and what is tuned how.
+        iterations: optimizer steps per unit and stage.
+        batch_size: calibration images per step.
+
+    Raises:
+        IsvitError: iterations or batch_size below 1.
+    """
+
+    def __init__(
+        self,
+        network: NetworkSource,
+        bits: Bits | None = None,
+        method: Method | None = None,
+        iterations: int = 1000,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        for name, value in (("iterations", iterations), ("batch_size", batch_size)):
+            if value < 1:
+                raise IsvitError(f"model.{name} is {value}, expected at least 1: change it there.")
+        self.source = network
+        self.bits = bits or Bits()
+        self.method = method or Method()
+        self.iterations = iterations
+        self.batch_size = batch_size
+
+
+class Evaluator(LightningModule):
+    """Measures top-1 and top-5 of a network and lists its predictions.
+
+    Args:
+        network: maps images ``(batch, 3, height, width)`` to logits ``(batch, classes)``.
+        classes: number of classes.
+    """
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        # "micro" counts images; torchmetrics' default averages over classes.
+        self.top1 = MulticlassAccuracy(classes, top_k=1, average="micro")
+        self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro")
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+        """Count one batch of ``images, labels``."""
+        self._count(batch)
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+        """Count one batch of ``images, labels``."""
+        self._count(batch)
+
+    def predict_step(self, batch: Any, index: int) -> torch.Tensor:
+        """Probabilities ``(batch, classes)``."""
+        images = batch[0] if isinstance(batch, list | tuple) else batch
+        logits: torch.Tensor = self.network(images)
+        return logits.float().softmax(dim=1)
+
+    def _count(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        images, labels = batch
+        logits = self.network(images)
+        self.top1(logits, labels)
+        self.top5(logits, labels)
+        self.log_dict({"top1": self.top1, "top5": self.top5}, on_step=False, on_epoch=True)
+
+
+def per_cent(metrics: dict[str, float]) -> dict[str, float]:
+    """Accuracies of a trainer's test as ``{"top1", "top5"}`` in per cent."""
+    return {name: round(100 * float(metrics[name]), 3) for name in ("top1", "top5")}
+
+
+def run_directory(checkpoint: str) -> Path:
+    """The run directory that ``--ckpt_path`` names, directly or by its ``quantized.safetensors``.
+
+    Raises:
+        IsvitError: there is no such run.
+    """
+    path = Path(checkpoint).expanduser()
+    directory = path if path.is_dir() else path.parent
+    if not path.exists() or not (directory / "quantized.safetensors").exists():
+        raise IsvitError(
+            f"{checkpoint} holds no finished run; expected a run directory with quantized.safetensors, or that file: "
+            "check --ckpt_path."
+        )
+    return directory

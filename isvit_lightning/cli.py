@@ -1,0 +1,194 @@
+"""``isvit``: fit, validate, test, predict and inspect, driven by configuration files."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from rich.console import Console
+
+from isvit_lightning.classifier import Classifier, run_directory
+from isvit_lightning.data import CalibrationDataModule
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.inspection import inspect
+from isvit_lightning.runner import Runner
+
+_TRAINER_DEFAULTS = {
+    "accelerator": "auto",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+_USAGE = "usage: isvit {fit,validate,test,predict,inspect} [--config FILE …] [--help]"
+
+
+class IsvitCLI(LightningCLI):
+    """The command line: Lightning's, with `fit` running the stages in order."""
+
+    def __init__(self, args: ArgsType, run: bool = True) -> None:
+        super().__init__(
+            Classifier,
+            CalibrationDataModule,
+            save_config_callback=None,
+            trainer_defaults=_TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False, "prog": "isvit"} if not run else _parser_options(),
+            args=args,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Verbs, and the arguments of Lightning's own that they do not take."""
+        loaders = {"model", "dataloaders", "datamodule", "verbose", "weights_only"}
+        fit = {"model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only"}
+        predict = loaders | {"return_predictions"}
+        return {"fit": fit, "validate": loaders, "test": loaders, "predict": predict}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of this program, and the seed of the draw of images."""
+        parser.add_argument("--evaluate", type=bool, default=True, help="End `fit` with an evaluation and the table.")
+        parser.add_argument(
+            "--baselines",
+            type=bool,
+            default=True,
+            help="Have `fit` evaluate round-to-nearest and RepQ-style networks beside the result.",
+        )
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Runs are directories here; their configuration is read by :func:`main`."""
+
+    def fit(self, **kwargs: Any) -> None:
+        """Run the stages."""
+        self._runner().fit(self._get(self.config, "evaluate"), self._get(self.config, "baselines"))
+
+    def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Measure a finished run, or the float network where no run is named."""
+        self._runner().test(ckpt_path)
+
+    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """The same as test."""
+        self._runner().test(ckpt_path)
+
+    def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Write the predictions of a finished run."""
+        self._runner().predict(ckpt_path)
+
+    def inspect(self) -> None:
+        """Print what `fit` would do."""
+        for table in inspect(self.model, self.datamodule):
+            Console().print(table)
+
+    def _runner(self) -> Runner:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        return Runner(
+            self.model,
+            self.datamodule,
+            seed=int(config["seed_everything"]),
+            directory=Path(config["trainer"]["default_root_dir"] or default_directory(config.get("config") or [])),
+            config=self._dump(),
+            make_trainer=self.instantiate_trainer,
+            configured_callbacks=list(config_callbacks(self.config_init, self.subcommand)),
+        )
+
+    def _dump(self) -> str:
+        """The configuration as YAML, without what belongs to one verb only."""
+        self._dump_config()
+        import yaml
+
+        kept = ("seed_everything", "trainer", "model", "data")
+        return yaml.safe_dump({key: self.config_dump[key] for key in kept}, sort_keys=False)
+
+
+def config_callbacks(config: Any, verb: str | None) -> Sequence[Any]:
+    """Callbacks that the configuration names."""
+    section = config[verb] if verb else config
+    return section["trainer"]["callbacks"] or []
+
+
+def _parser_options() -> dict[str, dict[str, Any]]:
+    return {verb: {"exit_on_error": False} for verb in IsvitCLI.subcommands()}
+
+
+def default_directory(configs: Sequence[Any]) -> Path:
+    """``runs/`` and the names of the configuration files."""
+    names = [Path(str(config)).stem for config in configs]
+    return Path("runs") / ("-".join(names) or "default")
+
+
+def with_run_config(arguments: list[str]) -> list[str]:
+    """Put the configuration of the run that ``--ckpt_path`` names before all others.
+
+    Raises:
+        IsvitError: there is no such run.
+    """
+    expanded = [part for argument in arguments for part in _split(argument)]
+    if "--ckpt_path" not in expanded[:-1]:
+        return arguments
+    position = expanded.index("--ckpt_path") + 1
+    directory = run_directory(expanded[position])
+    expanded[position] = str(directory)
+    config = directory / "config.yaml"
+    inherited = ["--config", str(config)] if config.exists() else []
+    return [*expanded[:1], *inherited, *expanded[1:]]
+
+
+def _split(argument: str) -> list[str]:
+    name, equals, value = argument.partition("=")
+    return [name, value] if equals and name == "--ckpt_path" else [argument]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``isvit``.
+
+    Args:
+        arguments: command line without the program's name; the process's own by default.
+
+    Returns:
+        Exit status: 0, or 2 after a mistake in the input.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _quieten()
+    sys.argv = ["isvit"]
+    try:
+        if given[:1] == ["inspect"]:
+            IsvitCLI(given[1:], run=False).inspect()
+        else:
+            IsvitCLI(with_run_config(given))
+    except IsvitError as error:
+        sys.stderr.write(f"isvit: {error}\n")
+        return 2
+    except Exception as error:
+        if type(error).__name__ != "ArgumentError":
+            raise
+        sys.stderr.write(f"isvit: {one_sentence(error)}\n")
+        return 2
+    return 0
+
+
+def one_sentence(error: Exception) -> str:
+    """A parser's complaint in one line."""
+    text = " ".join(str(error).split())
+    return f"{text}; `isvit fit --help` lists the expected keys."
+
+
+def _quieten() -> None:
+    """Silence advice of the libraries that does not apply to calibration."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", module="timm.*")

@@ -1,0 +1,46 @@
+"""Images from folders and .tar archives."""
+
+from typing import Any
+
+from isvit_lightning.data.base import CalibrationDataModule
+from isvit_lightning.data.files import FileSource, open_source
+from isvit_lightning.data.labels import label_by_folder, read_class_map
+from isvit_lightning.data.sources import LabeledImages
+from isvit_lightning.networks.paths import expand_path
+
+
+class ImageFolderDataModule(CalibrationDataModule):
+    """Images in folders or .tar archives, which are read in place.
+
+    ``$NAME``, ``${NAME}`` and ``~`` in paths are replaced; ISVIT_DATA is ../shared/data where it is not set.
+
+    Args:
+        calibration: folder, flat or nested, or .tar archive of the calibration images; not needed to evaluate only.
+        evaluation: folder or .tar archive with one subfolder per class; not needed to calibrate only.
+        class_map: text file with the name of one class folder per line, in class order; needed where not every class
+            has an image, none sorts the names of the subfolders.
+        **options: those of every data module.
+    """
+
+    def __init__(
+        self,
+        calibration: str | None = None,
+        evaluation: str | None = None,
+        class_map: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.calibration = calibration
+        self.evaluation = evaluation
+        self.class_map = class_map
+
+    def calibration_source(self) -> FileSource | None:
+        """All images of the calibration folder or archive."""
+        return None if self.calibration is None else open_source(self.calibration, self.calibration_option)
+
+    def evaluation_source(self) -> LabeledImages | None:
+        """All images of the evaluation folder or archive, labeled by subfolder."""
+        if self.evaluation is None:
+            return None
+        classes = None if self.class_map is None else read_class_map(expand_path(self.class_map))
+        return label_by_folder(open_source(self.evaluation, self.evaluation_option), classes)

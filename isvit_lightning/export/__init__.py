@@ -1,0 +1,1 @@
+"""How the result leaves the building: packed codes and safe files."""

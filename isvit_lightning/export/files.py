@@ -1,0 +1,66 @@
+"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from isvit_lightning.errors import IsvitError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path``, flush it to the disk and rename it.
+
+    Raises:
+        IsvitError: the disk is full or the folder cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise IsvitError(
+            f"Cannot write {path}: {error.strerror}; expected a writable folder with {len(content)} bytes free: free "
+            "some or set trainer.default_root_dir elsewhere."
+        ) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a safetensors file whose header carries ``metadata``, each value as JSON."""
+    header = {key: json.dumps(value) for key, value in metadata.items()}
+    write_atomically(path, save({key: value.contiguous().cpu() for key, value in tensors.items()}, header))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file of :func:`write_tensors`. Nothing in the file is executed.
+
+    Raises:
+        IsvitError: the file is missing, damaged or of another kind.
+    """
+    if not path.is_file():
+        raise IsvitError(f"{path} does not exist; expected a file of a finished run: check --ckpt_path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file is no mapping
+        return tensors, {key: json.loads(value) for key, value in header.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise IsvitError(
+            f"{path} is damaged or no file of this program ({error}); expected a quantized.safetensors of a finished "
+            "run: check --ckpt_path."
+        ) from error

@@ -1,0 +1,8 @@
+"""Where a quantizer sits: linear, convolution, matmul and attention with quantizers in front of their operands."""
+
+from isvit_lightning.layers.attention import QuantAttention, QuantWindowAttention
+from isvit_lightning.layers.conv import QuantConv2d
+from isvit_lightning.layers.linear import QuantLinear
+from isvit_lightning.layers.matmul import QuantMatMul
+
+__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "QuantMatMul", "QuantWindowAttention"]

@@ -1,0 +1,34 @@
+"""Convolution with a quantizer before its weight; the image it reads stays float."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.quantizers import Quantizer
+
+
+class QuantConv2d(nn.Module):
+    """Patch embedding: ``y = conv(x, Q(W)) + b`` for images ``(batch, channels, height, width)``.
+
+    Args:
+        conv: the float layer; its parameters are taken over, not copied.
+        weight_quantizer: quantizer of ``W (out_channels, in_channels, kernel, kernel)``.
+
+    Raises:
+        IsvitError: padding given as a word other than zeros.
+    """
+
+    def __init__(self, conv: nn.Conv2d, weight_quantizer: Quantizer) -> None:
+        super().__init__()
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise IsvitError(f"A patch embedding with padding {conv.padding!r} is not supported; expected numbers.")
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.weight_quantizer = weight_quantizer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(batch, in_channels, height, width)`` to ``(batch, out_channels, height', width')``."""
+        weight = self.weight_quantizer(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -1,0 +1,51 @@
+"""How an architecture is opened: one small adapter each, found by the type of the network."""
+
+from functools import singledispatch
+from typing import Protocol
+
+from torch import nn
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.networks.opened import NormLinearPair, Unit
+
+SUPPORTED = "timm's VisionTransformer (ViT, DeiT, DINOv2) and SwinTransformer (v1)"
+
+
+class Adapter(Protocol):
+    """What the stages need to know of an architecture. ``docs/architectures.md`` writes one step by step."""
+
+    def insert(self, factory: QuantizerFactory) -> None:
+        """Replace the layers of the network in place by quantized ones."""
+
+    def units(self) -> tuple[Unit, ...]:
+        """The units in order of execution, of the float or the quantized network."""
+
+    def pairs(self) -> tuple[NormLinearPair, ...]:
+        """The (norm, linear) pairs of the quantized network."""
+
+
+@singledispatch
+def adapter_for(model: nn.Module) -> Adapter:
+    """Adapter of ``model``; register another architecture with ``adapter_for.register(TheType)``.
+
+    Raises:
+        IsvitError: no adapter is registered for the type.
+    """
+    raise IsvitError(
+        f"Cannot open {type(model).__module__}.{type(model).__qualname__}; supported are {SUPPORTED}. Choose one with "
+        "model.network.name or register an adapter (docs/architectures.md)."
+    )
+
+
+def expect_type(module: nn.Module, name: str, *expected: type[nn.Module]) -> None:
+    """Refuse a part of a network that an adapter does not know.
+
+    Raises:
+        IsvitError: ``module`` at path ``name`` is not of exactly or a subclass of the expected type.
+    """
+    if not isinstance(module, expected):
+        raise IsvitError(
+            f"Cannot open {name}: it is a {type(module).__qualname__}, supported is {expected[0].__qualname__}. "
+            "Choose another model.network.name or register an adapter (docs/architectures.md)."
+        )

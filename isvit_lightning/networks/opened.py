@@ -1,0 +1,67 @@
+"""A network opened for block-wise work: its units in order and its (norm, linear) pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from isvit_lightning.layers import QuantLinear
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the network that is tuned as a whole.
+
+    Args:
+        name: path of the module in the network.
+        module: the part itself; it maps one tensor to one tensor.
+        enter: maps the previous unit's output (the image, for the first unit) to this unit's input. It holds what lies
+            between two units: position embedding, final norm, pooling.
+    """
+
+    name: str
+    module: nn.Module
+    enter: Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class NormLinearPair:
+    """A LayerNorm whose output only one linear layer reads, so that a per-channel affine map can move between them.
+
+    Args:
+        name: path of the linear layer in the network.
+        unit: name of the unit that holds the pair.
+        norm: the LayerNorm.
+        linear: the quantized linear layer that reads its output.
+        pad_value: buffer ``(channels,)`` with what stands for an original zero in padding inserted behind the norm;
+            None where nothing pads there.
+    """
+
+    name: str
+    unit: str
+    norm: nn.LayerNorm
+    linear: QuantLinear
+    pad_value: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class OpenedNetwork:
+    """A float or quantized network with its units.
+
+    Args:
+        model: the whole network, ``(batch, 3, height, width)`` to ``(batch, classes)``.
+        units: its units in order of execution.
+        pairs: its reparameterizable pairs; empty for a float network.
+    """
+
+    model: nn.Module
+    units: tuple[Unit, ...]
+    pairs: tuple[NormLinearPair, ...] = ()
+
+    def walk(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits ``(batch, classes)`` by way of the units; equal to ``model(images)``."""
+        value = images
+        for unit in self.units:
+            value = unit.module(unit.enter(value))
+        return value

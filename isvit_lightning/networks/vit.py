@@ -1,0 +1,108 @@
+"""Adapter for timm's VisionTransformer: ViT, DeiT, and DINOv2-style networks with LayerScale."""
+
+import torch
+from timm.layers import Mlp, PatchEmbed
+from timm.layers.attention import Attention
+from timm.layers.format import Format, nchw_to
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.layers import QuantAttention, QuantLinear
+from isvit_lightning.networks.adapter import adapter_for, expect_type
+from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.networks.opened import NormLinearPair, Unit
+from isvit_lightning.quantizers import Role
+
+
+class VitAdapter:
+    """Units of a ViT: the patch projection, each block, the head (14 for twelve blocks).
+
+    Args:
+        model: the network.
+
+    Raises:
+        IsvitError: a part of the network is of an unknown kind.
+    """
+
+    def __init__(self, model: VisionTransformer) -> None:
+        if type(model) is not VisionTransformer:
+            raise IsvitError(
+                f"Cannot open {type(model).__qualname__}: its forward pass differs from VisionTransformer's, which is "
+                "supported; choose a network of that type with model.network.name."
+            )
+        self.model = model
+        expect_type(model.patch_embed, "patch_embed", PatchEmbed)
+        expect_type(model.head, "head", nn.Linear, QuantLinear)
+        if model.attn_pool is not None:
+            raise IsvitError(
+                "Cannot open attn_pool: attention pooling is not supported; choose a network with token or average "
+                "pooling with model.network.name."
+            )
+        for index, block in enumerate(model.blocks):
+            expect_type(block, f"blocks.{index}", Block)
+            expect_type(block.mlp, f"blocks.{index}.mlp", Mlp)
+            expect_type(block.norm1, f"blocks.{index}.norm1", nn.LayerNorm)
+            expect_type(block.norm2, f"blocks.{index}.norm2", nn.LayerNorm)
+
+    def insert(self, factory: QuantizerFactory) -> None:
+        """Replace projection, attention, MLP and head layers."""
+        model = self.model
+        expect_type(model.patch_embed.proj, "patch_embed.proj", nn.Conv2d)
+        model.patch_embed.proj = factory.conv(model.patch_embed.proj)
+        for index, block in enumerate(model.blocks):
+            expect_type(block.attn, f"blocks.{index}.attn", Attention)
+            attn = block.attn
+            qkv, proj = factory.linear(attn.qkv, Role.QKV_IN), factory.linear(attn.proj, Role.PROJ_IN)
+            block.attn = QuantAttention(attn, qkv, proj, factory.scores(), factory.context())
+            block.mlp.fc1 = factory.linear(block.mlp.fc1, Role.FC1_IN)
+            block.mlp.fc2 = factory.linear(block.mlp.fc2, Role.GELU_OUT)
+        model.head = factory.linear(model.head, Role.HEAD_IN)
+
+    def units(self) -> tuple[Unit, ...]:
+        """Patch projection, blocks, head."""
+        model = self.model
+        units = [Unit("patch_embed.proj", model.patch_embed.proj, _identity)]
+        for index, block in enumerate(model.blocks):
+            units.append(Unit(f"blocks.{index}", block, _identity if index else self._embed))
+        units.append(Unit("head", model.head, self._pool))
+        return tuple(units)
+
+    def pairs(self) -> tuple[NormLinearPair, ...]:
+        """norm1 → qkv and norm2 → fc1 of each block."""
+        pairs = []
+        for index, block in enumerate(self.model.blocks):
+            unit = f"blocks.{index}"
+            pairs.append(NormLinearPair(f"{unit}.attn.qkv", unit, block.norm1, block.attn.qkv))
+            pairs.append(NormLinearPair(f"{unit}.mlp.fc1", unit, block.norm2, block.mlp.fc1))
+        return tuple(pairs)
+
+    def _embed(self, projected: torch.Tensor) -> torch.Tensor:
+        """``(batch, channels, rows, columns)`` to tokens with class token and positions."""
+        tokens = after_projection(self.model.patch_embed, projected)
+        tokens = self.model.patch_drop(self.model._pos_embed(tokens))
+        return self.model.norm_pre(tokens)  # type: ignore[no-any-return]
+
+    def _pool(self, tokens: torch.Tensor) -> torch.Tensor:
+        """``(batch, tokens, channels)`` to features ``(batch, channels)``."""
+        return self.model.forward_head(self.model.norm(tokens), pre_logits=True)
+
+
+def after_projection(patch_embed: PatchEmbed, projected: torch.Tensor) -> torch.Tensor:
+    """What timm's PatchEmbed does behind its convolution."""
+    if patch_embed.flatten:
+        projected = projected.flatten(2).transpose(1, 2)
+    elif patch_embed.output_fmt != Format.NCHW:
+        projected = nchw_to(projected, patch_embed.output_fmt)
+    return patch_embed.norm(projected)  # type: ignore[no-any-return]
+
+
+def _identity(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+@adapter_for.register
+def _(model: VisionTransformer) -> VitAdapter:
+    return VitAdapter(model)
+
+

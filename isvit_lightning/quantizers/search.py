@@ -1,0 +1,99 @@
+"""How a range is chosen: the percentile pair with the smallest mean squared error."""
+
+from dataclasses import dataclass
+
+import torch
+
+ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
+"""Candidates for activations (method page, section 4)."""
+WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
+"""Candidates for weights (method page, section 4)."""
+
+_TAIL_LIMIT = 2**20
+
+
+@dataclass(frozen=True)
+class RangeSearch:
+    """Candidates and constraints of a range search.
+
+    Args:
+        percentiles: candidates ``p``; the range runs from the ``1 - p`` to the ``p`` quantile.
+        include_zero: widen each range so that it holds zero, which keeps the zero point within ``[0, n_codes - 1]``.
+    """
+
+    percentiles: tuple[float, ...] = ACTIVATION_PERCENTILES
+    include_zero: bool = True
+
+
+def percentile_search(groups: torch.Tensor, n_codes: int, search: RangeSearch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of each group, by mean squared error over the candidates.
+
+    A group that is constant gets the range between zero and its value; a group of zeros gets zero point 0 and the mean
+    scale of the other groups (1 where there is none), so that it does not distort the statistics of stage 2.
+
+    Args:
+        groups: samples ``(groups, elements)``, finite.
+        n_codes: number of codes of the quantizer.
+        search: candidates and constraints.
+
+    Returns:
+        Scale and zero point, each ``(groups,)``; the zero point is a whole number.
+    """
+    lows, highs = _quantile_pairs(groups, search.percentiles)
+    if search.include_zero:
+        lows, highs = lows.clamp(max=0), highs.clamp(min=0)
+    best_error = torch.full((groups.shape[0],), torch.inf, dtype=groups.dtype, device=groups.device)
+    best_scale = torch.ones_like(best_error)
+    best_zero = torch.zeros_like(best_error)
+    for low, high in zip(lows, highs, strict=True):
+        scale, zero = _affine(low, high, n_codes)
+        error = _squared_error(groups, scale, zero, n_codes)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_scale = torch.where(better, scale, best_scale)
+        best_zero = torch.where(better, zero, best_zero)
+    return best_scale, best_zero
+
+
+def _affine(low: torch.Tensor, high: torch.Tensor, n_codes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    flat = high <= low
+    low, high = torch.where(flat, low.clamp(max=0), low), torch.where(flat, high.clamp(min=0), high)
+    scale = (high - low) / (n_codes - 1)
+    usable = scale > torch.finfo(scale.dtype).tiny
+    fallback = scale[usable].mean() if bool(usable.any()) else torch.ones_like(scale)
+    scale = torch.where(usable, scale, fallback)
+    return scale, torch.where(usable, torch.round(-low / scale), torch.zeros_like(scale))
+
+
+def _squared_error(groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, n_codes: int) -> torch.Tensor:
+    """Mean squared error ``(groups,)`` of each group under its own grid."""
+    column, low = scale.unsqueeze(1), -zero.unsqueeze(1)
+    steps = torch.div(groups, column).round_()
+    if groups.shape[0] == 1:
+        steps.clamp_(float(low), float(low) + n_codes - 1)
+    else:
+        steps = torch.minimum(torch.maximum(steps, low), low + (n_codes - 1))
+    return steps.mul_(column).sub_(groups).square_().mean(dim=1)
+
+
+def _quantile_pairs(groups: torch.Tensor, percentiles: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantiles ``1 - p`` and ``p`` of each group, linearly interpolated, each ``(percentiles, groups)``."""
+    count = groups.shape[1]
+    tail = min(count, int((1 - min(percentiles)) * (count - 1)) + 2)
+    if count > _TAIL_LIMIT:
+        # Sorting ten million values for their outermost thousandth is waste; the tails alone give the same quantiles.
+        top = groups.topk(tail, dim=1).values
+        bottom = groups.topk(tail, dim=1, largest=False).values
+    else:
+        ordered = groups.sort(dim=1).values
+        bottom, top = ordered[:, :tail], ordered[:, count - tail :].flip(1)
+    positions = torch.tensor([(1 - p) * (count - 1) for p in percentiles], dtype=torch.float64, device=groups.device)
+    return _interpolate(bottom, positions), _interpolate(top, positions)
+
+
+def _interpolate(ordered: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Values of ``ordered (groups, tail)`` at fractional ``positions (n,)``, as ``(n, groups)``."""
+    below = positions.floor().long().clamp(max=ordered.shape[1] - 1)
+    above = (below + 1).clamp(max=ordered.shape[1] - 1)
+    weight = (positions - below).to(ordered.dtype)
+    return torch.lerp(ordered[:, below], ordered[:, above], weight).T

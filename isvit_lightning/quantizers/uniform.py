@@ -1,0 +1,130 @@
+"""Uniform affine quantizer (I&S-ViT, arXiv 2311.10126, eq. 7-9)."""
+
+from typing import Any
+
+import torch
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.quantizers.base import Quantizer
+from isvit_lightning.quantizers.granularity import Granularity
+from isvit_lightning.quantizers.role import Role
+from isvit_lightning.quantizers.search import RangeSearch, percentile_search
+
+
+class _UniformPerTensor(torch.autograd.Function):
+    """Round, clamp to ``[low, high]`` and scale.
+
+    The gradient of the tensor is 1 inside the range and 0 outside; that of the scale is ``code - x / s`` inside and the
+    clamped code outside, the code counted from the zero point (LSQ, arXiv 1902.08153, eq. 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, scale: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        values = torch.div(tensor, scale).round_().clamp_(low, high).mul_(scale)
+        ctx.save_for_backward(tensor, scale, values if ctx.needs_input_grad[1] else None)
+        ctx.bounds = (low, high)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
+        tensor, scale, values = ctx.saved_tensors
+        low, high = ctx.bounds
+        # One fused pass: hardtanh's gradient is 1 strictly between its bounds, half a step beyond the outer codes.
+        inside = torch.ops.aten.hardtanh_backward(grads[0], tensor / scale, low - 0.5, high + 0.5)
+        slope = None
+        if values is not None:
+            slope = (torch.sum(grads[0] * values) - torch.sum(inside * tensor)) / scale
+        return inside, slope, None, None
+
+
+class _UniformPerChannel(torch.autograd.Function):
+    """The same with ``scale``, ``low`` and ``high`` that broadcast against the tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tensor: torch.Tensor, scale: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> torch.Tensor:
+        steps = torch.div(tensor, scale).round_()
+        clamped = torch.maximum(steps, low)
+        clamped = torch.minimum(clamped, high, out=clamped)
+        ctx.save_for_backward(steps == clamped)
+        return clamped.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None
+
+
+class UniformQuantizer(Quantizer):
+    """``x̂ = s · (clamp(round(x / s) + z, 0, n_codes - 1) - z)``.
+
+    Args:
+        bits: width of a code, 2 to 8.
+        granularity: which elements share ``s`` and ``z``.
+        role: what the quantized tensor is.
+        search: how ``s`` and ``z`` are chosen from samples.
+
+    Attributes:
+        scale: ``s``, shape ``granularity.shape``.
+        zero_point: ``z``, the code of real zero, held as a float tensor of the same shape. A whole number in
+            ``[0, n_codes - 1]``, except in a reproduction of published arithmetic.
+    """
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity | None = None,
+        role: Role = Role.OTHER,
+        search: RangeSearch | None = None,
+    ) -> None:
+        super().__init__(bits, granularity, role)
+        self.search = search or RangeSearch()
+        self._register_grid("scale", "zero_point")
+        self._float_bounds = (0.0, 0.0)
+
+    def _bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return -self.zero_point, (self.n_codes - 1) - self.zero_point
+
+    def refresh(self) -> None:
+        """Derive the plain Python state from the buffers; call it after changing them from outside."""
+        super().refresh()
+        # Plain numbers here spare every training step a transfer from the accelerator.
+        zero_point = float(self.zero_point) if self.zero_point.dim() == 0 else 0.0
+        self._float_bounds = (-zero_point, self.n_codes - 1 - zero_point)
+
+    def encode(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Codes of ``tensor`` (int32, same shape).
+
+        Raises:
+            IsvitError: the zero point is fractional, so that codes are no integers.
+        """
+        if not torch.equal(self.zero_point, self.zero_point.round()):
+            raise IsvitError(
+                "A fractional zero point has no integer codes; set model.method.round_zero_point to true to get them."
+            )
+        low, high = self._bounds()
+        steps = torch.minimum(torch.maximum(torch.div(tensor, self.scale).round_(), low), high)
+        return (steps + self.zero_point).to(torch.int32)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Grid values of ``codes``, same shape."""
+        return (codes.to(self.scale.dtype) - self.zero_point) * self.scale
+
+    def fake_quantize(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Grid values of ``tensor``; gradient 1 inside the range, 0 outside."""
+        result: torch.Tensor
+        if self.scale.dim() == 0:
+            result = _UniformPerTensor.apply(tensor, self.scale, *self._float_bounds)  # type: ignore[no-untyped-call]
+        else:
+            result = _UniformPerChannel.apply(tensor, self.scale, *self._bounds())  # type: ignore[no-untyped-call]
+        return result
+
+    def _choose_grid(self, samples: torch.Tensor) -> None:
+        groups = self.granularity.group(samples)
+        scale, zero_point = percentile_search(groups, self.n_codes, self.search)
+        self.scale.copy_(scale.reshape(self.granularity.shape))
+        self.zero_point.copy_(zero_point.reshape(self.granularity.shape))

@@ -1,0 +1,141 @@
+"""What a run measured: ``results.json`` and the table at its end."""
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from isvit_lightning.export.files import write_json
+from isvit_lightning.method import Bits
+from isvit_lightning.networks import quantizers
+
+_PACKAGES = ("isvit-lightning", "torch", "lightning", "timm", "torchmetrics")
+_TITLES = {
+    "float": "float",
+    "round_to_nearest": "round to nearest",
+    "repq": "RepQ-style, no tuning",
+    "stage1": "after stage 1, float weights",
+    "quantized": "I&S-ViT",
+}
+
+
+@dataclass
+class Results:
+    """Filled while a run goes on, and written whenever a figure is added.
+
+    Args:
+        path: ``results.json`` of the run.
+        network: name of the network.
+        method: name of the method.
+        bits: widths.
+        images: numbers of calibration and evaluation images.
+        seed: seed of the run.
+        iterations: steps per unit and stage.
+        metrics: accuracies in per cent by row of the table.
+        seconds: durations by part of the run.
+        size_bytes: sizes of the float and the packed network.
+        n_codes: codes by kind of tensor.
+        peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
+    """
+
+    path: Path
+    network: str
+    method: str
+    bits: Bits
+    images: dict[str, int]
+    seed: int
+    iterations: int
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    size_bytes: dict[str, int] = field(default_factory=dict)
+    n_codes: dict[str, int] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    def write(self) -> None:
+        """Write the file, atomically."""
+        self.peak_memory_bytes = peak_memory()
+        write_json(self.path, self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of ``results.json``."""
+        return {
+            "network": self.network,
+            "method": self.method,
+            "bits": {"weight": self.bits.weight, "activation": self.bits.activation},
+            "n_codes": self.n_codes,
+            "metrics": self.metrics,
+            "images": self.images,
+            "seed": self.seed,
+            "iterations": self.iterations,
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "size_bytes": self.size_bytes,
+            "versions": versions(),
+        }
+
+    def table(self) -> Table:
+        """One row for each way that was measured."""
+        table = Table(title=f"{self.network}, {self.images['evaluation']} evaluation images")
+        for column in ("", "top-1 %", "top-5 %", "bits W/A", "softmax codes", "size", "seconds"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name, metrics in self.metrics.items():
+            table.add_row(*self._row(name, metrics))
+        return table
+
+    def _row(self, name: str, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        widths = {"float": "32/32", "stage1": f"32/{self.bits.activation}"}
+        bits = widths.get(name, f"{self.bits.weight}/{self.bits.activation}")
+        codes = "" if name == "float" else str(self.n_codes["attn_prob" if name == "quantized" else "activation"])
+        size = self.size_bytes.get("float" if name in widths else "packed")
+        seconds = {"quantized": self.seconds.get("total"), "stage1": self.seconds.get("stage1")}.get(name)
+        seconds = self.seconds.get(name) if seconds is None else seconds
+        return (
+            _TITLES.get(name, name),
+            f"{metrics['top1']:.2f}",
+            f"{metrics['top5']:.2f}",
+            bits,
+            codes,
+            "" if size is None else f"{size / 1e6:.2f} MB",
+            "" if seconds is None else f"{seconds:.1f}",
+        )
+
+
+def count_codes(model: nn.Module) -> dict[str, int]:
+    """Largest number of codes among weights, activations and attention probabilities of ``model``."""
+    counts = {"weight": 0, "activation": 0, "attn_prob": 0}
+    for quantizer in quantizers(model).values():
+        role = quantizer.role.value if quantizer.role.value in counts else "activation"
+        counts[role] = max(counts[role], quantizer.n_codes)
+    return counts
+
+
+def float_size(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers of ``model`` in float32."""
+    return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator where one was used, else the largest resident size of this process so far."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

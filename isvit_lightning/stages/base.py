@@ -1,0 +1,146 @@
+"""The base of every stage: one epoch is one unit, and each image passes each network once."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule
+
+from isvit_lightning.method import Tuning
+from isvit_lightning.networks import OpenedNetwork, Unit
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and on how much a unit is tuned.
+
+    Args:
+        iterations: optimizer steps per unit and stage.
+        batch_size: images per step.
+        seed: seed of the draws of images, together with stage and unit.
+    """
+
+    iterations: int = 1000
+    batch_size: int = 64
+    seed: int = 0
+
+
+@torch.no_grad()
+def run_in_chunks(
+    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int = 64
+) -> torch.Tensor:
+    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie."""
+    first = function(inputs[:size].to(device)).to(inputs.device)
+    outputs = first.new_empty(len(inputs), *first.shape[1:])
+    outputs[:size] = first
+    for start in range(size, len(inputs), size):
+        outputs[start : start + size] = function(inputs[start : start + size].to(device))
+    return outputs
+
+
+class UnitStage(LightningModule):
+    """Walks the units of a network inside one ``fit`` of ``epochs`` epochs.
+
+    The outputs of the finished units are carried forward: entering a unit runs each network's part once over all
+    images, and nothing is run from the image again.
+
+    Args:
+        quantized: network that the stage changes.
+        target: float network whose unit outputs are the targets.
+        images: calibration images ``(n, 3, height, width)``.
+        schedule: iterations, batch size and seed.
+    """
+
+    title = "stage"
+    tuning: Tuning | None = None
+
+    def __init__(
+        self, quantized: OpenedNetwork, target: OpenedNetwork, images: torch.Tensor, schedule: Schedule
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.first_loss = torch.tensor(torch.nan)
+        self.last_loss = torch.tensor(torch.nan)
+        self.quantized = quantized
+        self.target = target
+        self.network = quantized.model
+        self.schedule = schedule
+        self.images = images
+        self.plan = [index for index, unit in enumerate(quantized.units) if self.visits(unit)]
+        self.inputs = images
+        self.targets = images
+        self.float_inputs = images
+        self._outputs = images
+        self._walked = 0
+
+    @abstractmethod
+    def visits(self, unit: Unit) -> bool:
+        """Whether the stage has work to do in ``unit``."""
+
+    @abstractmethod
+    def training_step(self, step: int) -> None:
+        """One step on the current unit."""
+
+    @property
+    def steps(self) -> int:
+        """Steps per unit."""
+        return self.schedule.iterations
+
+    @property
+    def epochs(self) -> int:
+        """``max_epochs`` of the trainer: the number of units that the stage visits."""
+        return len(self.plan)
+
+    @property
+    def unit(self) -> Unit:
+        """The quantized unit of the current epoch."""
+        return self.quantized.units[self.plan[self.current_epoch]]
+
+    @property
+    def reads_quantized(self) -> bool:
+        """Whether units read the activations of the quantized network so far."""
+        return False
+
+    def train_dataloader(self) -> Iterable[int]:
+        """Step numbers; the images of a step are drawn in the step."""
+        return range(self.steps)
+
+    def on_fit_start(self) -> None:
+        """Bring the float network to the same device."""
+        self.target.model.to(self.device)
+        self.network.eval()
+
+    def on_train_epoch_start(self) -> None:
+        """Prepare the unit of this epoch."""
+        self.enter_unit()
+        # Lightning switches the module to training mode; dropout and stochastic depth stay off in reconstruction.
+        self.network.eval()
+
+    def enter_unit(self) -> None:
+        """Compute inputs and targets of the current unit; a second call in the same epoch does nothing."""
+        index = self.plan[self.current_epoch]
+        while self._walked <= index:
+            self._step_into(self._walked)
+            self._walked += 1
+
+    def _step_into(self, index: int) -> None:
+        """Move the carried activations from unit ``index - 1`` to ``index``."""
+        target, unit = self.target.units[index], self.quantized.units[index]
+        if self.reads_quantized:
+            if index:
+                self._outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device)
+            self.inputs = _enter(unit, self._outputs, self.device)
+        self.float_inputs = _enter(target, self.targets if index else self.images, self.device)
+        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+        if not self.reads_quantized:
+            self.inputs = self.float_inputs
+
+
+def _enter(unit: Unit, previous: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Inputs of ``unit``; the same tensor where nothing lies between the units."""
+    probe = previous[:1].to(device)
+    with torch.no_grad():
+        if unit.enter(probe) is probe:
+            return previous
+    return run_in_chunks(unit.enter, previous, device)

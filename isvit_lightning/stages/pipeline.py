@@ -1,0 +1,96 @@
+"""The stages in order: I&S-ViT's smooth optimization strategy, or the same without tuning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import (
+    OpenedNetwork,
+    calibrate_activations,
+    calibrate_weights,
+    open_float,
+    open_quantized,
+    switch,
+)
+from isvit_lightning.stages.activation import ActivationStage
+from isvit_lightning.stages.base import Schedule, UnitStage
+from isvit_lightning.stages.reparameterize import reparameterize
+from isvit_lightning.stages.reparameterization import ReparameterizationStage
+from isvit_lightning.stages.weight import WeightStage
+
+Fit = Callable[[UnitStage], None]
+"""Runs a stage: builds a trainer with ``max_epochs=stage.epochs`` and :class:`CalibrateQuantizers`, calls ``fit``."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everything a run of the stages needs.
+
+    Args:
+        model: float network; it is left untouched.
+        images: calibration images ``(n, 3, height, width)``, preprocessed.
+        bits: widths.
+        method: choices of the method.
+        schedule: iterations, batch size and seed.
+    """
+
+    model: nn.Module
+    images: torch.Tensor
+    bits: Bits
+    method: Method
+    schedule: Schedule
+
+
+def calibrate_network(
+    calibration: Calibration, fit: Fit, after_stage1: Callable[[nn.Module], None] | None = None
+) -> OpenedNetwork:
+    """Run stage 1, 2 and 3 and return the quantized network.
+
+    Args:
+        calibration: network, images and choices.
+        fit: runs one stage.
+        after_stage1: called with the network of quantized activations and float weights that stage 1 leaves.
+    """
+    method = calibration.method
+    target = open_float(calibration.model)
+    quantized = open_quantized(calibration.model, calibration.bits, method)
+    shared = (quantized, target, calibration.images, calibration.schedule, method)
+    sample = calibration.images[: method.range_images]
+
+    if method.stage1.enabled:
+        fit(ActivationStage(*shared))
+    else:
+        switch(quantized.model, weights=False, activations=True)
+        calibrate_activations(quantized.model, lambda: quantized.walk(sample))
+    if after_stage1 is not None:
+        after_stage1(quantized.model)
+    if method.reparameterize:
+        fit(ReparameterizationStage(*shared))
+    if method.stage3.enabled:
+        fit(WeightStage(*shared))
+    else:
+        switch(quantized.model, weights=True, activations=True)
+        calibrate_weights(quantized.model)
+    return quantized
+
+
+def quantize_without_tuning(calibration: Calibration) -> OpenedNetwork:
+    """Ranges, stage 2 if the method has it, ranges of the weights: what tuning starts from.
+
+    Args:
+        calibration: network, images and choices; the schedule and the tunings are not used.
+    """
+    method = calibration.method
+    quantized = open_quantized(calibration.model, calibration.bits, method)
+    sample = calibration.images[: method.range_images]
+    switch(quantized.model, weights=False, activations=True)
+    calibrate_activations(quantized.model, lambda: quantized.walk(sample))
+    if method.reparameterize:
+        for pair in quantized.pairs:
+            reparameterize(pair, method.statistic, method.round_zero_point)
+    switch(quantized.model, weights=True, activations=True)
+    calibrate_weights(quantized.model)
+    return quantized

@@ -1,0 +1,131 @@
+"""Small networks with random weights, one quantizer of every type, and measures that several tests share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import OpenedNetwork, calibrate_activations, calibrate_weights, open_quantized, switch
+from isvit_lightning.quantizers import (
+    Granularity,
+    LogQuantizer,
+    PerChannel,
+    PerTensor,
+    Quantizer,
+    RangeSearch,
+    SulqQuantizer,
+    UniformQuantizer,
+    per_head,
+)
+from isvit_lightning.quantizers.sulq import PUBLISHED_ETAS
+from isvit_lightning.stages.reparameterize import reparameterize
+
+Build = Callable[[int, Granularity], Quantizer]
+Network = TypeVar("Network", bound=nn.Module)
+
+REAL_LINE: dict[str, Build] = {
+    "uniform": lambda bits, granularity: UniformQuantizer(bits, granularity),
+    "uniform_published": lambda bits, granularity: UniformQuantizer(
+        bits, granularity, search=RangeSearch(include_zero=False)
+    ),
+}
+"""Quantizers of any real tensor: a constructor by name."""
+
+PROBABILITIES: dict[str, Build] = {
+    "sulq": lambda bits, granularity: SulqQuantizer(bits, granularity),
+    "sulq_published_etas": lambda bits, granularity: SulqQuantizer(bits, granularity, etas=PUBLISHED_ETAS),
+    "sulq_published": lambda bits, granularity: SulqQuantizer(
+        bits, granularity, etas=PUBLISHED_ETAS, extra_codes=1
+    ),
+    "log2": lambda bits, granularity: LogQuantizer(bits, granularity),
+    "log_sqrt2": lambda bits, granularity: LogQuantizer(bits, granularity, steps_per_octave=2),
+}
+"""Quantizers of non-negative tensors: a constructor by name."""
+
+QUANTIZERS: dict[str, Build] = {**REAL_LINE, **PROBABILITIES}
+
+GRANULARITIES: dict[str, tuple[Granularity, tuple[int, ...]]] = {
+    "per_tensor": (PerTensor(), (2, 7, 5)),
+    "per_channel_of_tokens": (PerChannel(5), (2, 7, 5)),
+    "per_channel_of_map": (PerChannel(5), (2, 3, 4, 5)),
+    "per_head": (per_head(3), (2, 3, 4, 4)),
+    "per_row_of_linear_weight": (PerChannel(6, axis=-2), (6, 10)),
+    "per_filter_of_conv_weight": (PerChannel(4, axis=-4), (4, 3, 2, 2)),
+}
+"""Each granularity with the shape of a tensor that it fits."""
+
+
+def samples_for(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Random values that a quantizer of this name is made for: attention probabilities or a real tensor."""
+    if name in PROBABILITIES:
+        return (torch.randn(shape) * 3).softmax(dim=-1)
+    return torch.randn(shape) + 0.3
+
+
+def tiny_vit(**changes: Any) -> VisionTransformer:
+    """A randomized ViT of two blocks for images of 16 x 16."""
+    arguments = dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=5)
+    return randomized(VisionTransformer(**{**arguments, **changes}))
+
+
+def tiny_swin(**changes: Any) -> SwinTransformer:
+    """A randomized Swin of two stages with two blocks each, the second one shifted, for images of 32 x 32."""
+    arguments = dict(
+        img_size=32, patch_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5
+    )
+    return randomized(SwinTransformer(**{**arguments, **changes}))
+
+
+@torch.no_grad()
+def randomized(model: Network) -> Network:
+    """``model`` in evaluation mode, no parameter left at a value (0 or 1) that would hide a mistake."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and name.endswith("weight"):
+            parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
+        elif "norm" in name and name.endswith("weight"):
+            parameter.copy_(torch.empty_like(parameter).normal_().mul_(0.5).exp_())
+        else:
+            parameter.normal_(std=0.5)
+    return model.eval()
+
+
+def image_batch(size: int | tuple[int, int] = 16, count: int = 3) -> torch.Tensor:
+    """Random images ``(count, 3, height, width)``."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(count, 3, height, width)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Networks and tensors made inside are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def quantized_network(
+    model: nn.Module, images: torch.Tensor, bits: Bits = Bits(), method: Method = Method(), stage2: bool = True
+) -> OpenedNetwork:
+    """``model`` opened and calibrated on ``images``, nothing tuned; after stage 2 or, optionally, before it."""
+    opened = open_quantized(model, bits, method)
+    switch(opened.model, weights=False, activations=True)
+    calibrate_activations(opened.model, lambda: opened.model(images))
+    if stage2 and method.reparameterize:
+        for pair in opened.pairs:
+            reparameterize(pair, method.statistic, method.round_zero_point)
+    switch(opened.model, weights=True, activations=True)
+    calibrate_weights(opened.model)
+    return opened
+
+
+def relative_change(after: torch.Tensor, before: torch.Tensor) -> float:
+    """Norm of the difference as a share of the norm before."""
+    return float((after - before).detach().norm() / before.detach().norm())

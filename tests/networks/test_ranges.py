@@ -1,0 +1,127 @@
+"""Choosing ranges from one forward pass, upstream quantizers first."""
+
+import pytest
+import torch
+from torch import nn
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.layers import QuantLinear
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import calibrate_activations, calibrate_weights, open_quantized, quantizers, switch
+from isvit_lightning.quantizers import PerChannel, PerTensor, Role, UniformQuantizer
+from tests.helpers import image_batch, tiny_swin, tiny_vit
+
+
+def chain() -> nn.Sequential:
+    """Two quantized layers in a row, the weights switched off."""
+    layers = [
+        QuantLinear(
+            nn.Linear(4, 4), UniformQuantizer(2), UniformQuantizer(4, PerChannel(4, axis=-2), Role.WEIGHT)
+        )
+        for _ in range(2)
+    ]
+    network = nn.Sequential(*layers)
+    switch(network, weights=False, activations=True)
+    return network
+
+
+def test_a_quantizer_sees_what_those_before_it_have_quantized() -> None:
+    network, tensor = chain(), torch.randn(200, 4)
+    calibrate_activations(network, lambda: network(tensor))
+    first, second = network[0].input_quantizer, UniformQuantizer(2)
+    second.calibrate(nn.functional.linear(first(tensor), network[0].weight, network[0].bias))
+    unquantized = UniformQuantizer(2)
+    unquantized.calibrate(nn.functional.linear(tensor, network[0].weight, network[0].bias))
+    assert network[1].input_quantizer.scale.item() == second.scale.item() != unquantized.scale.item()
+
+
+def test_activations_alone_are_calibrated_and_frozen() -> None:
+    network = chain()
+    calibrate_activations(network, lambda: network(torch.randn(50, 4)))
+    for quantizer in quantizers(network).values():
+        assert quantizer.calibrated is quantizer.frozen is (quantizer.role is not Role.WEIGHT)
+
+
+def test_switched_off_quantizers_are_left_alone() -> None:
+    network = chain()
+    network[1].input_quantizer.enabled = False
+    calibrate_activations(network, lambda: network(torch.randn(50, 4)))
+    assert network[0].input_quantizer.calibrated and not network[1].input_quantizer.calibrated
+
+
+def test_frozen_ranges_are_chosen_anew() -> None:
+    network, tensor = chain(), torch.randn(50, 4)
+    calibrate_activations(network, lambda: network(tensor))
+    before = network[0].input_quantizer.scale.item()
+    calibrate_activations(network, lambda: network(10 * tensor))
+    assert network[0].input_quantizer.scale.item() == pytest.approx(10 * before)
+    assert network[0].input_quantizer.frozen
+
+
+def test_nothing_is_chosen_after_the_call() -> None:
+    network = chain()
+    calibrate_activations(network, lambda: network(torch.randn(50, 4)))
+    before = network[0].input_quantizer.scale.clone()
+    network(100 * torch.randn(50, 4))
+    assert torch.equal(network[0].input_quantizer.scale, before)
+
+
+def test_nothing_is_chosen_after_a_failed_call() -> None:
+    network = chain()
+    with pytest.raises(IsvitError, match="NaN or infinity"):
+        calibrate_activations(network, lambda: network(torch.full((2, 4), torch.nan)))
+    with pytest.raises(IsvitError, match="before it was calibrated"):
+        network(torch.randn(50, 4))
+
+
+def test_calibration_computes_no_gradients() -> None:
+    network = chain()
+    outputs: list[torch.Tensor] = []
+    calibrate_activations(network, lambda: outputs.append(network(torch.randn(50, 4))))
+    assert not outputs[0].requires_grad
+
+
+@pytest.mark.parametrize("family", [tiny_vit, tiny_swin])
+def test_weights_are_calibrated_from_themselves(family: type) -> None:
+    opened = open_quantized(family(), Bits(weight=3), Method())
+    calibrate_weights(opened.model)
+    for name, quantizer in quantizers(opened.model).items():
+        assert quantizer.calibrated is quantizer.frozen is (quantizer.role is Role.WEIGHT)
+        if quantizer.role is not Role.WEIGHT:
+            continue
+        weight = opened.model.get_parameter(name.removesuffix("_quantizer"))
+        assert quantizer.granularity == PerChannel(weight.shape[0], axis=-weight.dim())
+        for row in range(weight.shape[0]):
+            alone = UniformQuantizer(3, PerTensor(), Role.WEIGHT, quantizer.search)
+            alone.calibrate(weight[row])
+            assert quantizer.scale[row].item() == pytest.approx(alone.scale.item(), rel=1e-6)
+            assert quantizer.zero_point[row].item() == alone.zero_point.item()
+
+
+def test_weights_are_calibrated_again_when_they_changed() -> None:
+    network = chain()
+    calibrate_weights(network)
+    before = network[0].weight_quantizer.scale.clone()
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    calibrate_weights(network)
+    torch.testing.assert_close(network[0].weight_quantizer.scale, 2 * before)
+
+
+def test_one_layer_is_calibrated_alone() -> None:
+    layer = chain()[0]
+    calibrate_weights(layer)
+    assert layer.weight_quantizer.calibrated
+
+
+@pytest.mark.parametrize(("family", "size"), [(tiny_vit, 16), (tiny_swin, 40)])
+def test_every_activation_of_a_network_is_reached_by_walk_and_by_forward(family: type, size: int) -> None:
+    model, images = family(**({"img_size": size} if size == 40 else {})), image_batch(size)
+    by_walk, by_forward = (open_quantized(model, Bits(), Method()) for _ in range(2))
+    for opened in (by_walk, by_forward):
+        switch(opened.model, weights=False, activations=True)
+    calibrate_activations(by_walk.model, lambda: by_walk.walk(images))
+    calibrate_activations(by_forward.model, lambda: by_forward.model(images))
+    state = by_forward.model.state_dict()
+    for key, value in by_walk.model.state_dict().items():
+        assert "weight_quantizer" in key or (bool(value.isfinite().all()) and torch.equal(value, state[key]))

@@ -1,0 +1,163 @@
+"""Percentile search against a slow loop over channels, candidates and elements."""
+
+import pytest
+import torch
+
+from isvit_lightning.quantizers import RangeSearch, UniformQuantizer
+from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, percentile_search
+
+LISTS = {"activations": ACTIVATION_PERCENTILES, "weights": WEIGHT_PERCENTILES}
+
+
+def slow_search(group: torch.Tensor, n_codes: int, search: RangeSearch) -> tuple[float, float, float]:
+    """Scale, zero point and error of one group by section 4 of the method page, in float64 with ``torch.quantile``."""
+    values = group.double()
+    best = (0.0, 0.0, float("inf"))
+    for percentile in search.percentiles:
+        high = float(torch.quantile(values, percentile))
+        low = float(torch.quantile(values, 1 - percentile))
+        if search.include_zero:
+            low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / (n_codes - 1)
+        zero = round(-low / scale)
+        quantized = ((values / scale).round() + zero).clamp(0, n_codes - 1)
+        error = float(((quantized - zero) * scale - values).square().mean())
+        if error < best[2]:
+            best = (scale, float(zero), error)
+    return best
+
+
+def test_candidate_lists_are_the_published_ones() -> None:
+    assert ACTIVATION_PERCENTILES == (0.999, 0.9999, 0.99999)
+    assert WEIGHT_PERCENTILES == (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
+
+
+@pytest.mark.parametrize("candidates", LISTS)
+@pytest.mark.parametrize("include_zero", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_against_a_loop_over_channels(candidates: str, include_zero: bool, bits: int, dtype: torch.dtype) -> None:
+    search = RangeSearch(LISTS[candidates], include_zero)
+    spread = torch.tensor([1e-3, 0.1, 1.0, 7.0, 300.0]).unsqueeze(1)
+    groups = (torch.randn(5, 1500, dtype=dtype) * spread).to(dtype)
+    groups[1] = groups[1].abs() + 0.05
+    groups[2] -= 9
+    groups[3, :3] = torch.tensor([90.0, -80.0, 75.0])
+    scale, zero = percentile_search(groups, 2**bits, search)
+    assert scale.shape == zero.shape == (5,)
+    for index, group in enumerate(groups):
+        expected_scale, expected_zero, _ = slow_search(group, 2**bits, search)
+        assert float(zero[index]) == expected_zero
+        assert float(scale[index]) == pytest.approx(expected_scale, rel=1e-6 if dtype is torch.float64 else 1e-5)
+
+
+def test_one_group_is_the_same_as_among_others() -> None:
+    groups = torch.randn(4, 900)
+    search = RangeSearch(WEIGHT_PERCENTILES)
+    together = percentile_search(groups, 16, search)
+    for index in range(4):
+        alone = percentile_search(groups[index : index + 1], 16, search)
+        assert alone[1].item() == together[1][index].item()
+        assert alone[0].item() == pytest.approx(together[0][index].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 101, 1001])
+def test_few_elements(count: int) -> None:
+    groups = torch.randn(3, count, dtype=torch.float64) + 0.5
+    search = RangeSearch(WEIGHT_PERCENTILES)
+    scale, zero = percentile_search(groups, 16, search)
+    for index, group in enumerate(groups):
+        expected_scale, expected_zero, error = slow_search(group, 16, search)
+        measured = ((group / scale[index]).round().clamp(-zero[index], 15 - zero[index]) * scale[index] - group).square()
+        # With few elements many candidates tie to the last bit: the error decides, not which of them won.
+        assert float(measured.mean()) == pytest.approx(error, rel=1e-9, abs=1e-25)
+        assert float(zero[index]) == expected_zero
+        assert float(scale[index]) == pytest.approx(expected_scale, rel=1e-2)
+
+
+@pytest.mark.parametrize("candidates", LISTS)
+@pytest.mark.parametrize("surplus", [1, 12345])
+def test_big_tensor_has_the_quantiles_of_a_full_sort(candidates: str, surplus: int) -> None:
+    count = 2**20 + surplus
+    groups = torch.randn(1, count, dtype=torch.float64)
+    groups[0, 7] = 80.0
+    search = RangeSearch(LISTS[candidates])
+    ordered = groups[0].sort().values
+
+    def quantile(share: float) -> float:
+        position = share * (count - 1)
+        below = int(position)
+        above = min(below + 1, count - 1)
+        return float(ordered[below] + (ordered[above] - ordered[below]) * (position - below))
+
+    best = (0.0, 0.0, float("inf"))
+    for percentile in search.percentiles:
+        low, high = quantile(1 - percentile), quantile(percentile)
+        scale = (high - low) / 15
+        zero = round(-low / scale)
+        error = float(((groups / scale).round().clamp(-zero, 15 - zero) * scale - groups).square().mean())
+        if error < best[2]:
+            best = (scale, zero, error)
+    scale_found, zero_found = percentile_search(groups, 16, search)
+    assert zero_found.item() == best[1]
+    assert scale_found.item() == pytest.approx(best[0], rel=1e-9)
+
+
+def test_big_rows_and_small_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = torch.randn(3, 5000)
+    search = RangeSearch(WEIGHT_PERCENTILES)
+    sorted_way = percentile_search(groups, 16, search)
+    monkeypatch.setattr("isvit_lightning.quantizers.search._TAIL_LIMIT", 100)
+    tail_way = percentile_search(groups, 16, search)
+    assert torch.equal(sorted_way[0], tail_way[0])
+    assert torch.equal(sorted_way[1], tail_way[1])
+
+
+def test_zeros_get_the_mean_scale_of_the_others() -> None:
+    groups = torch.randn(4, 500)
+    groups[2] = 0
+    scale, zero = percentile_search(groups, 16, RangeSearch(percentiles=(0.999,)))
+    assert zero[2].item() == 0
+    assert scale[2].item() == pytest.approx(scale[[0, 1, 3]].mean().item())
+
+
+def test_zeros_alone_get_scale_one() -> None:
+    scale, zero = percentile_search(torch.zeros(3, 20), 16, RangeSearch())
+    assert scale.tolist() == [1.0, 1.0, 1.0]
+    assert zero.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("include_zero", [True, False])
+@pytest.mark.parametrize("value", [3.7, -0.2, 1e-6, -4e5])
+def test_constant_group_spans_zero_to_its_value(value: float, include_zero: bool) -> None:
+    scale, zero = percentile_search(torch.full((1, 50), value), 16, RangeSearch(include_zero=include_zero))
+    assert scale.item() == pytest.approx(abs(value) / 15)
+    assert zero.item() == (0 if value > 0 else 15)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_range_with_zero_keeps_the_zero_point_a_code(bits: int) -> None:
+    shift = torch.linspace(-9, 9, 41).unsqueeze(1)
+    _, zero = percentile_search(torch.randn(41, 200) + shift, 2**bits, RangeSearch())
+    assert bool((zero >= 0).all()) and bool((zero <= 2**bits - 1).all())
+    assert torch.equal(zero, zero.round())
+
+
+def test_range_without_zero_is_the_published_one() -> None:
+    _, zero = percentile_search(torch.randn(1, 500) + 40, 16, RangeSearch(include_zero=False))
+    assert zero.item() < -15
+
+
+def test_first_of_equal_candidates_wins() -> None:
+    groups = torch.cat([torch.zeros(1, 600), torch.ones(1, 600)], dim=1)
+    scale, zero = percentile_search(groups, 4, RangeSearch(percentiles=(0.999, 0.9)))
+    assert (scale.item(), zero.item()) == (pytest.approx(1 / 3), 0.0)
+
+
+@pytest.mark.parametrize(("dtype", "spread"), [(torch.float16, 1500.0), (torch.float32, 1e25)])
+def test_squared_error_that_overflows_does_not_lose_the_range(dtype: torch.dtype, spread: float) -> None:
+    quantizer = UniformQuantizer(4)
+    samples = (torch.randn(20_000) * spread).to(dtype)
+    quantizer.calibrate(samples)
+    error = (quantizer(samples.float()).double() - samples.double()).norm() / samples.double().norm()
+    assert float(error) < 0.3

@@ -1,0 +1,202 @@
+"""SULQ against the tables of the method page (section 2.5), a slow search and the closed-form gradient."""
+
+import math
+
+import pytest
+import torch
+
+from isvit_lightning.quantizers import PerTensor, SulqQuantizer, per_head
+from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
+
+# eta: value that zero maps to, distinct values for 3, 4 and 6 bits with 2**b codes and with 2**b + 1.
+TABLE = {
+    0.001: (-2.344e-5, (8, 11, 11), (9, 11, 11)),
+    0.005: (-1.094e-3, (8, 9, 9), (9, 9, 9)),
+    0.01: (-2.188e-3, (8, 8, 8), (8, 8, 8)),
+    0.02: (-4.375e-3, (7, 7, 7), (7, 7, 7)),
+    0.03: (1.25e-3, (6, 6, 6), (6, 6, 6)),
+    0.04: (-8.75e-3, (6, 6, 6), (6, 6, 6)),
+    0.05: (1.25e-2, (5, 5, 5), (5, 5, 5)),
+    0.1: (2.5e-2, (4, 4, 4), (4, 4, 4)),
+    0.2: (5e-2, (3, 3, 3), (3, 3, 3)),
+    0.5: (0.0, (3, 3, 3), (3, 3, 3)),
+    1.0: (0.0, (2, 2, 2), (2, 2, 2)),
+}
+STRICT_POINTS = [-2.34e-5, 9.53e-4, 6.81e-3, 0.01463, 0.0615, 0.124, 0.499, 0.999]
+PUBLISHED_POINTS = [-2.34e-5, 9.53e-4, 6.81e-3, 0.01463, 0.03025, 0.0615, 0.249, 0.499, 0.999]
+
+
+def over_unit_interval(bits: int, eta: float, extra_codes: int = 0) -> SulqQuantizer:
+    """Grid that spans 0 to 1, in float64."""
+    quantizer = SulqQuantizer(bits, extra_codes=extra_codes).double()
+    offset = math.log2(eta)
+    quantizer.eta.fill_(eta)
+    quantizer.offset.fill_(offset)
+    quantizer.step.fill_((math.log2(1 + eta) - offset) / (2**bits + extra_codes - 1))
+    quantizer.refresh()
+    return quantizer
+
+
+def slow_values(samples: list[float], eta: float, bits: int) -> tuple[list[float], float, float]:
+    """Section 2.2 in pure Python: quantized samples on the search grid, smallest and largest logarithm."""
+    logs = [math.log2(x + eta) for x in samples]
+    low, high = min(logs), max(logs)
+    step = (high - low) / (2**bits - 1)
+    codes = [min(max(round((y - low) / step), 0), 2**bits - 1) for y in logs]
+    return [2.0 ** round(code * step + low) - eta for code in codes], low, high
+
+
+def slow_search(samples: list[float], etas: tuple[float, ...], bits: int) -> tuple[float, float, float]:
+    """Best ``eta`` with its smallest and largest logarithm."""
+    best = (math.inf, 0.0, 0.0, 0.0)
+    for eta in etas:
+        values, low, high = slow_values(samples, eta, bits)
+        error = sum((a - b) ** 2 for a, b in zip(values, samples, strict=True)) / len(samples)
+        if error < best[0]:
+            best = (error, eta, low, high)
+    return best[1:]
+
+
+def test_candidates() -> None:
+    assert PUBLISHED_ETAS == (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+    assert POWER_OF_TWO_ETAS[0] == 1.0 and POWER_OF_TWO_ETAS[-1] == 2.0**-20
+    assert all(math.log2(eta).is_integer() for eta in POWER_OF_TWO_ETAS)
+
+
+@pytest.mark.parametrize("eta", PUBLISHED_ETAS)
+def test_value_of_zero(eta: float) -> None:
+    value = over_unit_interval(4, eta)(torch.zeros(1, dtype=torch.float64)).item()
+    assert value == pytest.approx(TABLE[eta][0], rel=1e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize("eta", PUBLISHED_ETAS)
+@pytest.mark.parametrize("extra_codes", [0, 1])
+@pytest.mark.parametrize(("column", "bits"), [(0, 3), (1, 4), (2, 6)])
+def test_number_of_distinct_values(eta: float, extra_codes: int, column: int, bits: int) -> None:
+    quantizer = over_unit_interval(bits, eta, extra_codes)
+    assert quantizer.n_codes == 2**bits + extra_codes
+    assert quantizer.decode(torch.arange(quantizer.n_codes)).unique().numel() == TABLE[eta][1 + extra_codes][column]
+
+
+@pytest.mark.parametrize(("extra_codes", "points"), [(0, STRICT_POINTS), (1, PUBLISHED_POINTS)])
+def test_three_bit_reconstruction_points(extra_codes: int, points: list[float]) -> None:
+    quantizer = over_unit_interval(3, 0.001, extra_codes)
+    assert quantizer.decode(torch.arange(len(points))).tolist() == pytest.approx(points, rel=2e-3)
+
+
+@pytest.mark.parametrize("extra_codes", [0, 1])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("eta", [0.001, 0.03, 2.0**-10])
+def test_forward_against_pure_python(bits: int, extra_codes: int, eta: float) -> None:
+    quantizer = over_unit_interval(bits, eta, extra_codes)
+    samples = [k / 997 for k in range(998)]
+    offset, step = quantizer.offset.item(), quantizer.step.item()
+    codes = [min(max(round((math.log2(x + eta) - offset) / step), 0), quantizer.n_codes - 1) for x in samples]
+    exponents = [round(code * step + offset) for code in codes]
+    tensor = torch.tensor(samples, dtype=torch.float64)
+    assert quantizer.encode(tensor).tolist() == codes
+    assert quantizer.exponents(torch.tensor(codes)).tolist() == exponents
+    assert quantizer(tensor).tolist() == [2.0**e - eta for e in exponents]
+
+
+@pytest.mark.parametrize("etas", [PUBLISHED_ETAS, POWER_OF_TWO_ETAS])
+@pytest.mark.parametrize("extra_codes", [0, 1])
+@pytest.mark.parametrize("bits", [3, 4, 6])
+@pytest.mark.parametrize("temperature", [0.5, 3.0, 8.0])
+def test_search_against_a_slow_loop(etas: tuple[float, ...], extra_codes: int, bits: int, temperature: float) -> None:
+    quantizer = SulqQuantizer(bits, etas=etas, extra_codes=extra_codes).double()
+    samples = (torch.randn(2, 3, 8, 8, dtype=torch.float64) * temperature).softmax(dim=-1)
+    quantizer.calibrate(samples)
+    eta, low, high = slow_search(samples.flatten().tolist(), etas, bits)
+    assert quantizer.eta.item() == eta
+    assert quantizer.offset.item() == pytest.approx(low, rel=1e-12)
+    # The search always spends 2**bits codes; the published run-time grid is finer by one.
+    assert quantizer.step.item() == pytest.approx((high - low) / (2**bits + extra_codes - 1), rel=1e-12)
+
+
+def test_search_per_head_is_one_search_for_each_head() -> None:
+    temperature = torch.tensor([0.5, 3.0, 8.0]).view(3, 1, 1)
+    samples = (torch.randn(4, 3, 8, 8) * temperature).softmax(dim=-1)
+    together = SulqQuantizer(3, per_head(3))
+    together.calibrate(samples)
+    assert together.eta.unique().numel() > 1
+    for head in range(3):
+        alone = SulqQuantizer(3, PerTensor())
+        alone.calibrate(samples[:, head])
+        for name in ("eta", "offset", "step"):
+            assert together.get_buffer(name)[head].item() == alone.get_buffer(name).item()
+        assert torch.equal(together(samples)[:, head], alone(samples[:, head]))
+
+
+@pytest.mark.parametrize("extra_codes", [0, 1])
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_gradient_is_the_ratio_inside_and_zero_outside(bits: int, extra_codes: int) -> None:
+    quantizer = over_unit_interval(bits, 0.01, extra_codes)
+    # The range of the samples is 0.05 to 0.6, so that both ends are left.
+    quantizer.offset.fill_(math.log2(0.06))
+    quantizer.step.fill_((math.log2(0.61) - math.log2(0.06)) / (quantizer.n_codes - 1))
+    tensor = torch.linspace(0, 1, 400, dtype=torch.float64).requires_grad_()
+    incoming = torch.randn(400, dtype=torch.float64)
+    values = quantizer(tensor)
+    values.backward(incoming)
+    eta, offset, step = (quantizer.get_buffer(name).item() for name in ("eta", "offset", "step"))
+    inside = 0
+    for x, x_hat, upstream, gradient in zip(
+        tensor.tolist(), values.tolist(), incoming.tolist(), tensor.grad.tolist(), strict=True
+    ):
+        code = round((math.log2(x + eta) - offset) / step)
+        expected = (x_hat + eta) / (x + eta) if 0 <= code <= quantizer.n_codes - 1 else 0.0
+        inside += expected != 0
+        assert gradient == pytest.approx(upstream * expected, rel=1e-12)
+    assert 0 < inside < 400
+
+
+def test_powers_of_two_make_zero_exact() -> None:
+    for eta in POWER_OF_TWO_ETAS:
+        assert over_unit_interval(4, eta).float()(torch.zeros(1)).item() == 0.0
+
+
+def test_grid_values_are_shifts_minus_eta() -> None:
+    quantizer = SulqQuantizer(4, etas=PUBLISHED_ETAS)
+    quantizer.calibrate((torch.randn(2, 3, 8, 8) * 3).softmax(dim=-1))
+    codes = torch.arange(16)
+    exponents = quantizer.exponents(codes)
+    assert torch.equal(exponents, exponents.round())
+    expected = torch.tensor([2.0 ** int(e) for e in exponents]) - quantizer.eta
+    assert torch.equal(quantizer.decode(codes), expected)
+
+
+@pytest.mark.parametrize("etas", [PUBLISHED_ETAS, POWER_OF_TWO_ETAS])
+@pytest.mark.parametrize("value", [0.0, 0.0625, 0.25, 1 / 3, 1.0])
+def test_constant_tensor_has_a_finite_grid(value: float, etas: tuple[float, ...]) -> None:
+    quantizer = SulqQuantizer(4, etas=etas)
+    samples = torch.full((2, 2, 4, 4), value)
+    quantizer.calibrate(samples)
+    assert all(bool(buffer.isfinite().all()) for buffer in quantizer.buffers())
+    assert quantizer.step.item() == 1.0
+    best = min(abs(2.0 ** round(math.log2(value + eta)) - eta - value) for eta in etas)
+    assert (quantizer(samples) - value).abs().max().item() == pytest.approx(best, abs=1e-6)
+
+
+def test_big_tensor_is_thinned_for_the_search_but_not_for_the_range() -> None:
+    samples = torch.rand(2**21 + 5) * 0.5 + 0.1
+    samples[12_345], samples[1_000_001] = 0.9, 1e-4
+    quantizer = SulqQuantizer(4, etas=(0.01,))
+    quantizer.calibrate(samples)
+    assert quantizer.offset.item() == pytest.approx(math.log2(1e-4 + 0.01), rel=1e-5)
+    top = quantizer.offset + quantizer.step * 15
+    assert top.item() == pytest.approx(math.log2(0.91), abs=1e-5)
+
+
+def test_extra_codes_are_visible() -> None:
+    assert SulqQuantizer(3).n_codes == 8
+    assert SulqQuantizer(3, extra_codes=1).n_codes == 9
+    assert "9 codes" in repr(SulqQuantizer(3, extra_codes=1))
+
+
+def test_example_of_the_paper() -> None:
+    """Section 2.1: with eta 1e-6, exponent -14 stands for 6.0035e-5."""
+    quantizer = over_unit_interval(3, 1e-6)
+    values = quantizer.decode(torch.arange(8))
+    assert 2.0**-14 - 1e-6 in values.tolist()
+    assert quantizer(torch.tensor([2.38e-5], dtype=torch.float64)).item() == 2.0**-14 - 1e-6
