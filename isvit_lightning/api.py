@@ -73,6 +73,4 @@ def calibrate(
         trainer.fit(stage)
 
     quantized = calibrate_network(Calibration(network, images, widths, method, schedule), fit)
-    return QuantizedNetwork(
-        quantized.model, Architecture.of(network), Preprocessing.of(network), widths, method
-    )
+    return QuantizedNetwork(quantized.model, Architecture.of(network), Preprocessing.of(network), widths, method)

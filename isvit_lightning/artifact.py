@@ -156,11 +156,12 @@ def _choices(kind: type[_Choices], values: dict[str, Any]) -> _Choices:
     known = {field.name for field in dataclasses.fields(kind)}
     if set(values) - known:
         raise IsvitError(
-            f"The file holds the unknown key {sorted(set(values) - known)[0]!r} for {kind.__name__}, expected "
+            f"The file holds the unknown key {min(set(values) - known)!r} for {kind.__name__}, expected "
             f"{sorted(known)}: it was written by another version; install that one or calibrate again."
         )
-    converted = {
-        key: _choices(Tuning, value) if key in ("stage1", "stage3") else tuple(value) if isinstance(value, list) else value
-        for key, value in values.items()
+    converted: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
+    for stage in {"stage1", "stage3"} & set(converted):
+        converted[stage] = _choices(Tuning, converted[stage])
     return kind(**converted)

@@ -4,17 +4,19 @@ import logging
 import os
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from rich.console import Console
 
 from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.inspection import inspect
+from isvit_lightning.results import console
 from isvit_lightning.runner import Runner
 
 _TRAINER_DEFAULTS = {
@@ -27,7 +29,6 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
-_USAGE = "usage: isvit {fit,validate,test,predict,inspect} [--config FILE …] [--help]"
 
 
 class IsvitCLI(LightningCLI):
@@ -43,10 +44,13 @@ class IsvitCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, "prog": "isvit"} if not run else _parser_options(),
             args=args,
             run=run,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's parser, raising instead of leaving the process, so that errors read alike."""
+        return super().init_parser(**{**kwargs, "exit_on_error": False, "prog": kwargs.get("prog", "isvit")})
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -89,7 +93,7 @@ class IsvitCLI(LightningCLI):
     def inspect(self) -> None:
         """Print what `fit` would do."""
         for table in inspect(self.model, self.datamodule):
-            Console().print(table)
+            console().print(table)
 
     def _runner(self) -> Runner:
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -106,8 +110,6 @@ class IsvitCLI(LightningCLI):
     def _dump(self) -> str:
         """The configuration as YAML, without what belongs to one verb only."""
         self._dump_config()
-        import yaml
-
         kept = ("seed_everything", "trainer", "model", "data")
         return yaml.safe_dump({key: self.config_dump[key] for key in kept}, sort_keys=False)
 
@@ -116,10 +118,6 @@ def config_callbacks(config: Any, verb: str | None) -> Sequence[Any]:
     """Callbacks that the configuration names."""
     section = config[verb] if verb else config
     return section["trainer"]["callbacks"] or []
-
-
-def _parser_options() -> dict[str, dict[str, Any]]:
-    return {verb: {"exit_on_error": False} for verb in IsvitCLI.subcommands()}
 
 
 def default_directory(configs: Sequence[Any]) -> Path:
@@ -171,18 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except IsvitError as error:
         sys.stderr.write(f"isvit: {error}\n")
         return 2
-    except Exception as error:
-        if type(error).__name__ != "ArgumentError":
-            raise
+    except ArgumentError as error:
         sys.stderr.write(f"isvit: {one_sentence(error)}\n")
         return 2
     return 0
 
 
 def one_sentence(error: Exception) -> str:
-    """A parser's complaint in one line."""
-    text = " ".join(str(error).split())
-    return f"{text}; `isvit fit --help` lists the expected keys."
+    """A parser's complaint in one line; where one of this program's own sentences is inside, that alone."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    own = [line for line in lines if ", expected" in line and line.endswith(".")]
+    return own[0] if own else f"{' '.join(lines)}; `isvit fit --help` lists the expected keys."
 
 
 def _quieten() -> None:

@@ -48,10 +48,10 @@ class Tuning:
     """
 
     enabled: bool = True
-    learning_rate: float = 4e-5
+    learning_rate: float = 2e-4
     inputs: StageInputs = "float"
     recalibrate: Recalibration = "never"
-    range_learning_rate: float = 0.0
+    range_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.range_learning_rate < 0:
@@ -89,7 +89,7 @@ class Method:
     reparameterize_reductions: bool = False
     range_images: int = 64
     stage1: Tuning = field(default_factory=Tuning)
-    stage3: Tuning = field(default_factory=lambda: Tuning(inputs="quantized"))
+    stage3: Tuning = field(default_factory=lambda: Tuning(inputs="mixed"))
 
 
 def round_to_nearest() -> Method:

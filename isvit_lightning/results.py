@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -108,6 +109,12 @@ class Results:
         )
 
 
+def console() -> Console:
+    """Standard output; wide where nobody's window bounds it, so that files and pipes get whole rows."""
+    out = Console()
+    return out if out.is_terminal else Console(width=140)
+
+
 def count_codes(model: nn.Module) -> dict[str, int]:
     """Largest number of codes among weights, activations and attention probabilities of ``model``."""
     counts = {"weight": 0, "activation": 0, "attn_prob": 0}
@@ -125,17 +132,18 @@ def float_size(model: nn.Module) -> int:
 def peak_memory() -> int:
     """Bytes: of the accelerator where one was used, else the largest resident size of this process so far."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
+        return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
 from torch import nn
 
 from isvit_lightning.artifact import QuantizedNetwork, load
@@ -21,7 +20,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import write_atomically, write_json
 from isvit_lightning.method import Method, repq, round_to_nearest
 from isvit_lightning.networks.source import LoadedNetwork
-from isvit_lightning.results import Results, count_codes, float_size
+from isvit_lightning.results import Results, console, count_codes, float_size
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
 
 _LOG = logging.getLogger(__name__)
@@ -65,9 +64,7 @@ class Runner:
             {"sha256": listing.sha256, "images": list(listing.names), "network": loaded.fingerprint},
         )
         results = self._results(len(images), evaluate)
-        calibration = Calibration(
-            loaded.model, images, self.model.bits, self.model.method, self._schedule()
-        )
+        calibration = Calibration(loaded.model, images, self.model.bits, self.model.method, self._schedule())
         if evaluate:
             results.metrics["float"] = self._measure(loaded.model)
             if baselines:
@@ -90,7 +87,7 @@ class Runner:
             results.metrics["quantized"] = self._measure(artifact)
         results.write()
         if evaluate:
-            Console().print(results.table())
+            console().print(results.table())
         _LOG.info("wrote %s", self.directory)
         return results
 
@@ -102,7 +99,7 @@ class Runner:
         """
         network = self._network(checkpoint)
         metrics = self._measure(network)
-        Console().print(
+        console().print(
             f"top-1 {metrics['top1']:.2f} %  top-5 {metrics['top5']:.2f} %  on {self.data.num_evaluation_images} images"
         )
         return metrics
@@ -142,7 +139,7 @@ class Runner:
         return network
 
     def _schedule(self) -> Schedule:
-        return Schedule(self.model.iterations, self.model.batch_size, self.seed)
+        return Schedule(self.model.iterations, self.model.batch_size, self.seed, self.model.micro_batch)
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
         return Results(
@@ -202,4 +199,4 @@ class Runner:
 
     def _classes(self, network: nn.Module) -> int:
         inner = network.model if isinstance(network, QuantizedNetwork) else network
-        return int(inner.num_classes)
+        return int(cast("Any", inner).num_classes)

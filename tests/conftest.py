@@ -1,13 +1,9 @@
-"""One thread, one seed and the markers of the suite."""
+"""One thread and one seed."""
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real: needs trained networks or images that are not in the repository")
 
 
 @pytest.fixture(autouse=True)

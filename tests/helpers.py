@@ -26,10 +26,11 @@ from isvit_lightning.quantizers.sulq import PUBLISHED_ETAS
 from isvit_lightning.stages.reparameterize import reparameterize
 
 Build = Callable[[int, Granularity], Quantizer]
+DEFAULT_BITS, DEFAULT_METHOD = Bits(), Method()
 Network = TypeVar("Network", bound=nn.Module)
 
 REAL_LINE: dict[str, Build] = {
-    "uniform": lambda bits, granularity: UniformQuantizer(bits, granularity),
+    "uniform": UniformQuantizer,
     "uniform_published": lambda bits, granularity: UniformQuantizer(
         bits, granularity, search=RangeSearch(include_zero=False)
     ),
@@ -37,12 +38,10 @@ REAL_LINE: dict[str, Build] = {
 """Quantizers of any real tensor: a constructor by name."""
 
 PROBABILITIES: dict[str, Build] = {
-    "sulq": lambda bits, granularity: SulqQuantizer(bits, granularity),
+    "sulq": SulqQuantizer,
     "sulq_published_etas": lambda bits, granularity: SulqQuantizer(bits, granularity, etas=PUBLISHED_ETAS),
-    "sulq_published": lambda bits, granularity: SulqQuantizer(
-        bits, granularity, etas=PUBLISHED_ETAS, extra_codes=1
-    ),
-    "log2": lambda bits, granularity: LogQuantizer(bits, granularity),
+    "sulq_published": lambda bits, granularity: SulqQuantizer(bits, granularity, etas=PUBLISHED_ETAS, extra_codes=1),
+    "log2": LogQuantizer,
     "log_sqrt2": lambda bits, granularity: LogQuantizer(bits, granularity, steps_per_octave=2),
 }
 """Quantizers of non-negative tensors: a constructor by name."""
@@ -69,15 +68,21 @@ def samples_for(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 def tiny_vit(**changes: Any) -> VisionTransformer:
     """A randomized ViT of two blocks for images of 16 x 16."""
-    arguments = dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=5)
+    arguments = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
     return randomized(VisionTransformer(**{**arguments, **changes}))
 
 
 def tiny_swin(**changes: Any) -> SwinTransformer:
     """A randomized Swin of two stages with two blocks each, the second one shifted, for images of 32 x 32."""
-    arguments = dict(
-        img_size=32, patch_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5
-    )
+    arguments = {
+        "img_size": 32,
+        "patch_size": 4,
+        "embed_dim": 8,
+        "depths": (2, 2),
+        "num_heads": (1, 2),
+        "window_size": 4,
+        "num_classes": 5,
+    }
     return randomized(SwinTransformer(**{**arguments, **changes}))
 
 
@@ -112,7 +117,11 @@ def double_precision() -> Iterator[None]:
 
 
 def quantized_network(
-    model: nn.Module, images: torch.Tensor, bits: Bits = Bits(), method: Method = Method(), stage2: bool = True
+    model: nn.Module,
+    images: torch.Tensor,
+    bits: Bits = DEFAULT_BITS,
+    method: Method = DEFAULT_METHOD,
+    stage2: bool = True,
 ) -> OpenedNetwork:
     """``model`` opened and calibrated on ``images``, nothing tuned; after stage 2 or, optionally, before it."""
     opened = open_quantized(model, bits, method)

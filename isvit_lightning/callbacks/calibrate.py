@@ -30,7 +30,7 @@ class CalibrateQuantizers(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ranges of the whole network."""
         started = time.perf_counter()
-        stage = cast(UnitWalk, pl_module)
+        stage = cast("UnitWalk", pl_module)
         model = stage.quantized.model
         active = [quantizer for quantizer in quantizers(model).values() if quantizer.enabled]
         if any(quantizer.role is Role.WEIGHT and not quantizer.calibrated for quantizer in active):
@@ -43,7 +43,7 @@ class CalibrateQuantizers(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ranges of one unit."""
-        stage = cast(UnitWalk, pl_module)
+        stage = cast("UnitWalk", pl_module)
         if stage.tuning is not None and stage.tuning.recalibrate == "unit":
             stage.enter_unit()
             started = time.perf_counter()

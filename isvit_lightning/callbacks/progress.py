@@ -49,10 +49,12 @@ class UnitProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar of the stage."""
-        stage = cast(UnitWalk, pl_module)
+        stage = cast("UnitWalk", pl_module)
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not (self._live and console.is_terminal))
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=not (self._live and console.is_terminal)
+        )
         self._task = self._bar.add_task(stage.title, total=len(stage.plan) * stage.steps)
         self._bar.start()
         self._started = time.perf_counter()
@@ -65,7 +67,7 @@ class UnitProgress(Callback):
         if self._bar is None or self._bar.disable or now - self._shown < _REFRESH_SECONDS:
             return
         self._shown = now
-        stage = cast(UnitWalk, pl_module)
+        stage = cast("UnitWalk", pl_module)
         position = f"{stage.title}  unit {stage.current_epoch + 1}/{len(stage.plan)} {stage.unit.name}"
         losses = f"loss {float(stage.first_loss):.3g} → {float(stage.last_loss):.3g}"
         done = stage.current_epoch * stage.steps + batch_idx + 1
@@ -73,7 +75,7 @@ class UnitProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the finished unit."""
-        stage = cast(UnitWalk, pl_module)
+        stage = cast("UnitWalk", pl_module)
         now = time.perf_counter()
         report = UnitReport(
             stage.title, stage.unit.name, float(stage.first_loss), float(stage.last_loss), now - self._started

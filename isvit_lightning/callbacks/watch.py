@@ -45,7 +45,7 @@ def measure(quantizer: Quantizer, tensor: torch.Tensor) -> GridUse:
     return GridUse(
         low=float(tensor.min()),
         high=float(tensor.max()),
-        used_codes=int(codes.unique().numel()),
+        used_codes=len(torch.unique(codes)),
         n_codes=quantizer.n_codes,
         clipped=float((edge & (error.abs() > widest)).float().mean()),
         snr_db=float(10 * torch.log10(power / noise.clamp_min(torch.finfo(noise.dtype).tiny))),
@@ -65,7 +65,7 @@ class WatchQuantizers(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the finished unit."""
-        stage = cast(UnitWalk, pl_module)
+        stage = cast("UnitWalk", pl_module)
         if not trainer.loggers:
             return
         sample = stage.inputs[: self.images].to(stage.device)
@@ -89,7 +89,7 @@ def measure_unit(unit: nn.Module, inputs: torch.Tensor) -> dict[str, GridUse]:
             continue
 
         def record(module: nn.Module, args: tuple[torch.Tensor], name: str = name) -> None:
-            uses[name] = measure(cast(Quantizer, module), args[0])
+            uses[name] = measure(cast("Quantizer", module), args[0])
 
         handles.append(quantizer.register_forward_pre_hook(record))
     try:

@@ -44,7 +44,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
         *,
         calibration_images: int = 1024,
         evaluation_images: int | None = None,
-        batch_size: int = 64,
+        batch_size: int = 32,
         workers: int = 2,
         seed: int = 0,
         selection: Selection = "random",

@@ -38,7 +38,7 @@ class ReaderSource(ImageSource):
     @override
     def name(self, index: int) -> str:
         if isinstance(self._reader, (ReaderImageFolder, ReaderImageInTar)):
-            return str(self._reader.filename(index))  # type: ignore[no-untyped-call]
+            return str(self._reader.filename(index))
         return f"{index:08d}"
 
     @override

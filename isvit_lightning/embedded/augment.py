@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 BACKGROUND = -1.0
 """Value of an empty pixel after normalisation."""
@@ -43,6 +43,6 @@ def augment(images: torch.Tensor, choice: Augmentation, generator: torch.Generat
     shift_x, shift_y = 2 * choice.shift * draw[2], 2 * choice.shift * draw[3]
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     theta = torch.stack([torch.stack([cos, -sin, shift_x], -1), torch.stack([sin, cos, shift_y], -1)], 1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
     # Sampling pads with zeros, so zero has to mean background meanwhile.
-    return F.grid_sample(images - BACKGROUND, grid, mode="bilinear", align_corners=False) + BACKGROUND
+    return nn.functional.grid_sample(images - BACKGROUND, grid, mode="bilinear", align_corners=False) + BACKGROUND

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
+from torch import nn
 
 from isvit_lightning.embedded.files import read_embedded
 from isvit_lightning.errors import IsvitError
@@ -44,7 +44,7 @@ def digit_images(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     stored = read_embedded(DIGITS_FILE)
     index = _index(stored, split)
     grey = stored["images"][index].unsqueeze(1).float() / _WHITE
-    grey = F.interpolate(grey, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
+    grey = nn.functional.interpolate(grey, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
     images = ((grey - MEAN) / STD).repeat(1, 3, 1, 1)
     return images, stored["labels"][index].long()
 
@@ -74,8 +74,8 @@ def write_digits(path: Path) -> None:
         IsvitError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits  # noqa: PLC0415 - not a dependency of the package
+        from sklearn.model_selection import train_test_split  # noqa: PLC0415
     except ImportError:
         raise IsvitError(
             f"Cannot write {path.name} without scikit-learn, from which the digits come: install scikit-learn."

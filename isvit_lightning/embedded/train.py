@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -95,7 +94,7 @@ def train_network(name: EmbeddedName, images: torch.Tensor, labels: torch.Tensor
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(step, steps)
                 logits = network(augment(images[batch], recipe.augmentation, generator))
-                loss = F.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
+                loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.network in (name, "all"):
                 write_network(name, recipe, options.out)
     except IsvitError as mistake:
-        logger.error("%s", mistake)
+        logger.error("%s", mistake)  # noqa: TRY400 - a mistake in the input needs no traceback
         return 2
     return 0
 

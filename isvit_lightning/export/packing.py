@@ -20,7 +20,7 @@ import torch
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pack ``codes (rows, columns)``, each in ``[0, 2**bits)``, to int32 words ``(rows, ceil(columns / (32 // bits)))``.
+    """Pack ``codes (rows, columns)`` in ``[0, 2**bits)`` to int32 words ``(rows, ceil(columns / (32 // bits)))``.
 
     Raises:
         ValueError: a code does not fit into ``bits``.

@@ -41,9 +41,7 @@ class QuantAttention(nn.Module):
         self.proj = proj
         self.proj_drop = attention.proj_drop
 
-    def forward(
-        self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, is_causal: bool = False
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, is_causal: bool = False) -> torch.Tensor:
         """Attend over tokens.
 
         Args:
@@ -64,7 +62,7 @@ class QuantAttention(nn.Module):
             scores = maybe_add_mask(scores, resolve_self_attn_mask(tokens, scores, attn_mask, is_causal))
         probabilities = self.attn_drop(scores.softmax(dim=-1))
         out = self.context(probabilities, v).transpose(1, 2).reshape(batch, tokens, -1)
-        return self.proj_drop(self.proj(self.norm(out)))  # type: ignore[no-any-return]
+        return self.proj_drop(self.proj(self.norm(out)))
 
 
 class QuantWindowAttention(nn.Module):
@@ -119,7 +117,7 @@ class QuantWindowAttention(nn.Module):
             scores = (scores.view(-1, mask.shape[0], *shape[1:]) + mask.unsqueeze(1)).view(shape)
         probabilities = self.attn_drop(scores.softmax(dim=-1))
         out = self.context(probabilities, v).transpose(1, 2).reshape(windows, tokens, -1)
-        return self.proj_drop(self.proj(out))  # type: ignore[no-any-return]
+        return self.proj_drop(self.proj(out))
 
     def _position_bias(self) -> torch.Tensor:
         """Bias ``(heads, tokens, tokens)`` looked up in the table."""

@@ -1,5 +1,6 @@
 """Which quantizer goes where: by role, bits and method."""
 
+import torch
 from torch import nn
 
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
@@ -50,14 +51,15 @@ class QuantizerFactory:
             granularity = PerChannel(channels)
         return UniformQuantizer(self.bits.activation, granularity, role, self._activation_search)
 
-    def weight(self, weight: nn.Parameter) -> Quantizer:
+    def weight(self, weight: torch.Tensor) -> Quantizer:
         """Quantizer of a weight with its output channels in axis 0."""
         granularity = PerChannel(weight.shape[0], axis=-weight.dim())
         return UniformQuantizer(self.bits.weight, granularity, Role.WEIGHT, self._weight_search)
 
     def linear(self, linear: nn.Linear, role: Role) -> QuantLinear:
         """Quantized form of ``linear`` whose input plays ``role``."""
-        if self.deployed and linear.bias is None and self.is_reparameterized(role):
+        bias: torch.Tensor | None = linear.bias
+        if self.deployed and bias is None and self.is_reparameterized(role):
             # Stage 2 gives such a layer a bias; the finished network is built with room for it.
             linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features), requires_grad=False)
         return QuantLinear(linear, self.activation(role, linear.in_features), self.weight(linear.weight))

@@ -37,6 +37,7 @@ def open_quantized(model: nn.Module, bits: Bits, method: Method, deployed: bool 
     model = copy.deepcopy(model).eval().requires_grad_(False)
     adapter = adapter_for(model)
     adapter.insert(QuantizerFactory(bits, method, deployed))
+    model.eval()
     return OpenedNetwork(model, adapter.units(), adapter.pairs())
 
 

@@ -34,7 +34,7 @@ class NormLinearPair:
         unit: name of the unit that holds the pair.
         norm: the LayerNorm.
         linear: the quantized linear layer that reads its output.
-        pad_value: buffer ``(channels,)`` with what stands for an original zero in padding inserted behind the norm;
+        padded: module whose buffer ``pad_value (channels,)`` stands for an original zero in padding behind the norm;
             None where nothing pads there.
     """
 
@@ -42,7 +42,12 @@ class NormLinearPair:
     unit: str
     norm: nn.LayerNorm
     linear: QuantLinear
-    pad_value: torch.Tensor | None = None
+    padded: nn.Module | None = None
+
+    @property
+    def pad_value(self) -> torch.Tensor | None:
+        """The buffer of ``padded``, looked up on each use: moving a network to another device replaces its buffers."""
+        return None if self.padded is None else self.padded.get_buffer("pad_value")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, cast, get_args
 import timm
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
@@ -90,7 +91,7 @@ class Preprocessing:
         Args:
             model: network; its own image size wins over its metadata, which names the size of its pretrained weights.
         """
-        config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        config: dict[str, Any] = resolve_model_data_config(model)
         size = getattr(getattr(model, "patch_embed", None), "img_size", None)
         if size is not None:
             config["input_size"] = (config["input_size"][0], *size)
@@ -128,12 +129,12 @@ class Architecture:
             if self.name == _SWIN:
                 return SwinTransformer(**self.args).eval()
             return timm.create_model(self.name, pretrained=pretrained, **self.args).eval()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise IsvitError(
                 f"The weights of {self.name} could not be downloaded ({_reason(error)}), expected a connection to "
                 "their host: set model.network.checkpoint to a file that holds them."
             ) from None
-        except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
             raise IsvitError(
                 f"{self.name} could not be built with the arguments {self.args} ({_reason(error)}), expected arguments "
                 "of timm's create_model: correct model.network.args, or model_args in model.network.description."
@@ -233,10 +234,11 @@ class NetworkSource:
         """
         architecture, described = self._described()
         published = self.pretrained and self.checkpoint is None
-        if published and self.description is not None and "." not in architecture.name:
+        unpublished = architecture.name == _SWIN or (self.description is not None and "." not in architecture.name)
+        if published and unpublished:
             raise IsvitError(
-                f"{self.description} describes {architecture.name} without weights, expected a file that holds them: "
-                "set model.network.checkpoint, or model.network.pretrained to false for random weights."
+                f"{self.title} describes a {architecture.name} without weights, expected a file that holds them: set "
+                "model.network.checkpoint, or model.network.pretrained to false for random weights."
             )
         model = architecture.build(pretrained=published)
         if self.checkpoint is not None:
@@ -262,7 +264,7 @@ def _read_description(path: Path) -> tuple[Architecture, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = {key: content[key] for key in _PREPROCESSING if key in content}
-        architecture = Architecture(content["architecture"], dict(content.get("model_args", {})))
+        architecture = Architecture(str(content["architecture"]), dict(content.get("model_args", {})))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else _reason(error)
         raise IsvitError(
@@ -291,9 +293,9 @@ def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
     faults = [f"{key} is missing" for key in own if key not in state]
     faults += [f"{key} is unexpected" for key in state if key not in own]
     faults += [
-        f"{key} has shape {tuple(value.shape)} instead of {tuple(own[key].shape)}"
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
     ]
     if faults:
         raise IsvitError(
@@ -321,12 +323,16 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
+    if not (isinstance(state, dict) and state and all(map(_names_tensor, state.items()))):
         raise IsvitError(
             f"{path} holds no state dict, expected tensors by name, plain or under state_dict or model: change "
             "model.network.checkpoint."
         )
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _names_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _check_timm_name(name: str, published: bool) -> None:

@@ -1,6 +1,8 @@
 """Adapter for timm's SwinTransformer (v1)."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,7 @@ from isvit_lightning.layers import QuantLinear, QuantWindowAttention
 from isvit_lightning.networks.adapter import adapter_for, expect_type
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.networks.opened import NormLinearPair, Unit
-from isvit_lightning.networks.vit import after_projection
+from isvit_lightning.networks.vit import after_projection, before_projection
 from isvit_lightning.quantizers import Role
 
 
@@ -43,12 +45,12 @@ class QuantSwinBlock(nn.Module):
         self.norm1, self.attn, self.drop_path1 = block.norm1, attn, block.drop_path1
         self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
         self.register_buffer("attn_mask", block.attn_mask, persistent=False)
-        self.register_buffer("pad_value", torch.zeros(block.dim))
+        self.register_buffer("pad_value", block.norm1.weight.new_zeros(block.dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(batch, height, width, channels)`` to the same shape."""
         x = x + self.drop_path1(self._attend(self.norm1(x)))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
     def _attend(self, x: torch.Tensor) -> torch.Tensor:
         _, height, width, channels = x.shape
@@ -78,6 +80,11 @@ class SwinAdapter:
     """
 
     def __init__(self, model: SwinTransformer) -> None:
+        if type(model) is not SwinTransformer:
+            raise IsvitError(
+                f"Cannot open {type(model).__qualname__}: its forward pass may differ from SwinTransformer's, which is "
+                "supported; choose a network of that type with model.network.name."
+            )
         self.model = model
         self._reparameterize_reductions = False
         expect_type(model.patch_embed, "patch_embed", PatchEmbed)
@@ -92,14 +99,14 @@ class SwinAdapter:
             expect_type(merging, name, PatchMerging)
             expect_type(merging.norm, f"{name}.norm", nn.LayerNorm)
 
-    def _blocks(self) -> list[tuple[str, nn.Module]]:
+    def _blocks(self) -> list[tuple[str, Any]]:
         return [
             (f"layers.{stage}.blocks.{index}", block)
             for stage, layer in enumerate(self.model.layers)
             for index, block in enumerate(layer.blocks)
         ]
 
-    def _mergings(self) -> list[tuple[str, nn.Module]]:
+    def _mergings(self) -> list[tuple[str, Any]]:
         return [
             (f"layers.{stage}.downsample", layer.downsample)
             for stage, layer in enumerate(self.model.layers)
@@ -112,9 +119,9 @@ class SwinAdapter:
         self._reparameterize_reductions = factory.is_reparameterized(Role.REDUCTION_IN)
         expect_type(model.patch_embed.proj, "patch_embed.proj", nn.Conv2d)
         model.patch_embed.proj = factory.conv(model.patch_embed.proj)
-        for layer in model.layers:
+        for stage, layer in enumerate(model.layers):
             for index, block in enumerate(layer.blocks):
-                layer.blocks[index] = _quantize_block(block, factory)
+                layer.blocks[index] = _quantize_block(block, factory, f"layers.{stage}.blocks.{index}")
         for _, merging in self._mergings():
             merging.reduction = factory.linear(merging.reduction, Role.REDUCTION_IN)
         model.head.fc = factory.linear(model.head.fc, Role.HEAD_IN)
@@ -122,8 +129,8 @@ class SwinAdapter:
     def units(self) -> tuple[Unit, ...]:
         """Patch projection, then the reduction and the blocks of each stage, then the head."""
         model = self.model
-        units = [Unit("patch_embed.proj", model.patch_embed.proj, _identity)]
-        enter = partial(after_projection, model.patch_embed)
+        units = [Unit("patch_embed.proj", model.patch_embed.proj, partial(before_projection, model.patch_embed))]
+        enter: Callable[[torch.Tensor], torch.Tensor] = partial(after_projection, model.patch_embed)
         for stage, layer in enumerate(model.layers):
             if not isinstance(layer.downsample, nn.Identity):
                 name = f"layers.{stage}.downsample.reduction"
@@ -138,7 +145,7 @@ class SwinAdapter:
         """norm1 → qkv and norm2 → fc1 of each block; norm → reduction of each patch merging by option."""
         pairs = []
         for name, block in self._blocks():
-            pairs.append(NormLinearPair(f"{name}.attn.qkv", name, block.norm1, block.attn.qkv, block.pad_value))
+            pairs.append(NormLinearPair(f"{name}.attn.qkv", name, block.norm1, block.attn.qkv, block))
             pairs.append(NormLinearPair(f"{name}.mlp.fc1", name, block.norm2, block.mlp.fc1))
         if self._reparameterize_reductions:
             for name, merging in self._mergings():
@@ -148,12 +155,12 @@ class SwinAdapter:
 
     def _pool(self, features: torch.Tensor) -> torch.Tensor:
         """``(batch, height, width, channels)`` to ``(batch, channels)``."""
-        return self.model.head(self.model.norm(features), pre_logits=True)  # type: ignore[no-any-return]
+        return self.model.head(self.model.norm(features), pre_logits=True)
 
 
-def _quantize_block(block: SwinTransformerBlock, factory: QuantizerFactory) -> QuantSwinBlock:
+def _quantize_block(block: SwinTransformerBlock, factory: QuantizerFactory, name: str) -> QuantSwinBlock:
     attn = block.attn
-    expect_type(attn, "attn", WindowAttention)
+    expect_type(attn, f"{name}.attn", WindowAttention)
     qkv, proj = factory.linear(attn.qkv, Role.QKV_IN), factory.linear(attn.proj, Role.PROJ_IN)
     quantized = QuantSwinBlock(block, QuantWindowAttention(attn, qkv, proj, factory.scores(), factory.context()))
     quantized.mlp.fc1 = factory.linear(block.mlp.fc1, Role.FC1_IN)
@@ -166,7 +173,7 @@ def _merge(merging: PatchMerging, x: torch.Tensor) -> torch.Tensor:
     batch, height, width, channels = x.shape
     x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
     x = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
-    return merging.norm(x)  # type: ignore[no-any-return]
+    return merging.norm(x)
 
 
 def _identity(value: torch.Tensor) -> torch.Tensor:

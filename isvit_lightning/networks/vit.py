@@ -1,5 +1,7 @@
 """Adapter for timm's VisionTransformer: ViT, DeiT, and DINOv2-style networks with LayerScale."""
 
+from functools import partial
+
 import torch
 from timm.layers import Mlp, PatchEmbed
 from timm.layers.attention import Attention
@@ -62,7 +64,7 @@ class VitAdapter:
     def units(self) -> tuple[Unit, ...]:
         """Patch projection, blocks, head."""
         model = self.model
-        units = [Unit("patch_embed.proj", model.patch_embed.proj, _identity)]
+        units = [Unit("patch_embed.proj", model.patch_embed.proj, partial(before_projection, model.patch_embed))]
         for index, block in enumerate(model.blocks):
             units.append(Unit(f"blocks.{index}", block, _identity if index else self._embed))
         units.append(Unit("head", model.head, self._pool))
@@ -81,11 +83,19 @@ class VitAdapter:
         """``(batch, channels, rows, columns)`` to tokens with class token and positions."""
         tokens = after_projection(self.model.patch_embed, projected)
         tokens = self.model.patch_drop(self.model._pos_embed(tokens))
-        return self.model.norm_pre(tokens)  # type: ignore[no-any-return]
+        return self.model.norm_pre(tokens)
 
     def _pool(self, tokens: torch.Tensor) -> torch.Tensor:
         """``(batch, tokens, channels)`` to features ``(batch, channels)``."""
         return self.model.forward_head(self.model.norm(tokens), pre_logits=True)
+
+
+def before_projection(patch_embed: PatchEmbed, images: torch.Tensor) -> torch.Tensor:
+    """What timm's PatchEmbed does in front of its convolution: pad to whole patches, by option."""
+    if not patch_embed.dynamic_img_pad:
+        return images
+    rows, columns = patch_embed.patch_size
+    return nn.functional.pad(images, (0, -images.shape[-1] % columns, 0, -images.shape[-2] % rows))
 
 
 def after_projection(patch_embed: PatchEmbed, projected: torch.Tensor) -> torch.Tensor:
@@ -94,7 +104,7 @@ def after_projection(patch_embed: PatchEmbed, projected: torch.Tensor) -> torch.
         projected = projected.flatten(2).transpose(1, 2)
     elif patch_embed.output_fmt != Format.NCHW:
         projected = nchw_to(projected, patch_embed.output_fmt)
-    return patch_embed.norm(projected)  # type: ignore[no-any-return]
+    return patch_embed.norm(projected)
 
 
 def _identity(value: torch.Tensor) -> torch.Tensor:
@@ -104,5 +114,3 @@ def _identity(value: torch.Tensor) -> torch.Tensor:
 @adapter_for.register
 def _(model: VisionTransformer) -> VitAdapter:
     return VitAdapter(model)
-
-

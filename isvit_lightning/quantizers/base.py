@@ -27,6 +27,9 @@ class Quantizer(nn.Module, ABC):
         IsvitError: bits outside 2 to 8.
     """
 
+    non_negative = False
+    """Whether the format holds no negative values."""
+
     def __init__(
         self, bits: int, granularity: Granularity | None = None, role: Role = Role.OTHER, extra_codes: int = 0
     ) -> None:
@@ -77,6 +80,11 @@ class Quantizer(nn.Module, ABC):
                 f"Cannot calibrate {self.role.value}: the activation holds NaN or infinity, expected finite values; "
                 "check model.network.checkpoint and the images, or set trainer.precision to 32-true."
             )
+        if self.non_negative and bool((samples < 0).any()):
+            raise IsvitError(
+                f"Cannot calibrate {self.role.value} on negative values, expected probabilities: choose a uniform "
+                "quantizer for it with model.method.softmax."
+            )
         self._choose_grid(samples)
         self.refresh()
 
@@ -96,12 +104,20 @@ class Quantizer(nn.Module, ABC):
         """
         if not self.enabled:
             return tensor
+        self.require_calibrated()
+        return self.fake_quantize(tensor)
+
+    def require_calibrated(self) -> None:
+        """Refuse to compute with a grid that nobody chose.
+
+        Raises:
+            IsvitError: the quantizer is not calibrated.
+        """
         if not self.calibrated:
             raise IsvitError(
                 f"A quantizer ({self.role.value}) was used before it was calibrated; run `isvit fit`, or load a "
                 "finished run with --ckpt_path."
             )
-        return self.fake_quantize(tensor)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -29,9 +29,9 @@ class PerChannel:
     """One scale for each index of one axis.
 
     The axis is counted from the end, so that tokens ``(batch, tokens, channels)``, channels-last maps ``(batch, height,
-    width, channels)`` and flat features ``(batch, channels)`` all have their channels at ``axis=-1``. Examples: input of
-    a linear layer ``PerChannel(in_features)``, its weight ``PerChannel(out_features, axis=-2)``, a convolution weight
-    ``PerChannel(out_channels, axis=-4)``.
+    width, channels)`` and flat features ``(batch, channels)`` all have their channels at ``axis=-1``. Examples: input
+    of a linear layer ``PerChannel(in_features)``, its weight ``PerChannel(out_features, axis=-2)``, a convolution
+    weight ``PerChannel(out_channels, axis=-4)``.
 
     Args:
         size: number of indices of the axis.

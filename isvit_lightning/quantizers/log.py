@@ -33,7 +33,7 @@ class _LogFunction(torch.autograd.Function):
 class LogQuantizer(Quantizer):
     """``code = clamp(round(-k · log2(x / s)), 0, n_codes - 1)``, ``x̂ = s · 2**(-code / k)`` for non-negative ``x``.
 
-    Zero takes the last code, so the smallest value is ``s · 2**(-(n_codes - 1) / k)`` and never zero.
+    Zero takes the last code, whose value is ``s · 2**(-(n_codes - 1) / k)``.
 
     Args:
         bits: width of a code, 2 to 8.
@@ -46,6 +46,7 @@ class LogQuantizer(Quantizer):
         scale: ``s``, shape ``granularity.shape``.
     """
 
+    non_negative = True
     scale: torch.Tensor
 
     def __init__(
@@ -63,18 +64,18 @@ class LogQuantizer(Quantizer):
 
     def encode(self, tensor: torch.Tensor) -> torch.Tensor:
         """Codes of non-negative ``tensor`` (int32, same shape); code 0 is the largest value."""
+        self.require_calibrated()
         codes = torch.log2(tensor / self.scale).mul_(-self.steps_per_octave).round_()
         return codes.clamp_(0, self.n_codes - 1).to(torch.int32)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Grid values of ``codes``, same shape."""
+        self.require_calibrated()
         return torch.exp2(codes.to(self.scale.dtype) / -self.steps_per_octave) * self.scale
 
     def fake_quantize(self, tensor: torch.Tensor) -> torch.Tensor:
         """Grid values of ``tensor``; gradient ``x̂ / x`` inside the range, 0 outside."""
-        result: torch.Tensor = _LogFunction.apply(  # type: ignore[no-untyped-call]
-            tensor, self.scale, self.steps_per_octave, self.n_codes
-        )
+        result: torch.Tensor = _LogFunction.apply(tensor, self.scale, self.steps_per_octave, self.n_codes)
         return result
 
     def _choose_grid(self, samples: torch.Tensor) -> None:

@@ -39,7 +39,10 @@ def percentile_search(groups: torch.Tensor, n_codes: int, search: RangeSearch) -
     Returns:
         Scale and zero point, each ``(groups,)``; the zero point is a whole number.
     """
+    # Squared errors of half-precision values overflow half precision.
+    groups = groups.float() if groups.dtype in (torch.float16, torch.bfloat16) else groups
     lows, highs = _quantile_pairs(groups, search.percentiles)
+    magnitude = groups.abs().amax().clamp_min(torch.finfo(groups.dtype).tiny)
     if search.include_zero:
         lows, highs = lows.clamp(max=0), highs.clamp(min=0)
     best_error = torch.full((groups.shape[0],), torch.inf, dtype=groups.dtype, device=groups.device)
@@ -47,7 +50,7 @@ def percentile_search(groups: torch.Tensor, n_codes: int, search: RangeSearch) -
     best_zero = torch.zeros_like(best_error)
     for low, high in zip(lows, highs, strict=True):
         scale, zero = _affine(low, high, n_codes)
-        error = _squared_error(groups, scale, zero, n_codes)
+        error = _squared_error(groups, scale, zero, n_codes, magnitude)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale, best_scale)
@@ -65,15 +68,17 @@ def _affine(low: torch.Tensor, high: torch.Tensor, n_codes: int) -> tuple[torch.
     return scale, torch.where(usable, torch.round(-low / scale), torch.zeros_like(scale))
 
 
-def _squared_error(groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, n_codes: int) -> torch.Tensor:
-    """Mean squared error ``(groups,)`` of each group under its own grid."""
+def _squared_error(
+    groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, n_codes: int, magnitude: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error ``(groups,)`` of each group under its own grid, in units of ``magnitude`` squared."""
     column, low = scale.unsqueeze(1), -zero.unsqueeze(1)
     steps = torch.div(groups, column).round_()
     if groups.shape[0] == 1:
         steps.clamp_(float(low), float(low) + n_codes - 1)
     else:
         steps = torch.minimum(torch.maximum(steps, low), low + (n_codes - 1))
-    return steps.mul_(column).sub_(groups).square_().mean(dim=1)
+    return steps.mul_(column).sub_(groups).div_(magnitude).square_().mean(dim=1)
 
 
 def _quantile_pairs(groups: torch.Tensor, percentiles: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -50,7 +50,7 @@ class SulqQuantizer(Quantizer):
         granularity: which elements share a grid.
         role: what the quantized tensor is.
         etas: candidates for ``eta``; the one with the smallest mean squared error is kept.
-        extra_codes: 1 reproduces the published code, which spends ``2**bits + 1`` codes after searching with ``2**bits``.
+        extra_codes: 1 reproduces the published code, which searches with ``2**bits`` codes and spends one more.
 
     Attributes:
         eta: shift, shape ``granularity.shape``.
@@ -58,6 +58,7 @@ class SulqQuantizer(Quantizer):
         step: distance of neighbouring codes in ``log2``.
     """
 
+    non_negative = True
     eta: torch.Tensor
     offset: torch.Tensor
     step: torch.Tensor
@@ -76,6 +77,7 @@ class SulqQuantizer(Quantizer):
 
     def encode(self, tensor: torch.Tensor) -> torch.Tensor:
         """Codes of non-negative ``tensor`` (int32, same shape); code 0 is the smallest value."""
+        self.require_calibrated()
         codes = torch.log2(tensor + self.eta).sub_(self.offset).div_(self.step).round_()
         return codes.clamp_(0, self.n_codes - 1).to(torch.int32)
 
@@ -85,13 +87,12 @@ class SulqQuantizer(Quantizer):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Grid values of ``codes``, same shape."""
+        self.require_calibrated()
         return torch.exp2(self.exponents(codes)) - self.eta
 
     def fake_quantize(self, tensor: torch.Tensor) -> torch.Tensor:
         """Grid values of ``tensor``; gradient ``(x̂ + eta) / (x + eta)`` inside the range, 0 outside."""
-        result: torch.Tensor = _SulqFunction.apply(  # type: ignore[no-untyped-call]
-            tensor, self.eta, self.offset, self.step, self.n_codes
-        )
+        result: torch.Tensor = _SulqFunction.apply(tensor, self.eta, self.offset, self.step, self.n_codes)
         return result
 
     def _choose_grid(self, samples: torch.Tensor) -> None:
@@ -115,9 +116,7 @@ class SulqQuantizer(Quantizer):
         for buffer, value in zip((self.eta, self.offset, self.step), best, strict=True):
             buffer.copy_(value.reshape(self.granularity.shape))
 
-    def _error(
-        self, groups: torch.Tensor, eta: torch.Tensor, offset: torch.Tensor, step: torch.Tensor
-    ) -> torch.Tensor:
+    def _error(self, groups: torch.Tensor, eta: torch.Tensor, offset: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         codes = torch.log2(groups + eta).sub_(offset).div_(step).round_().clamp_(0, 2**self.bits - 1)
         values = codes.mul_(step).add_(offset).round_().exp2_().sub_(eta)
         return values.sub_(groups).square_().mean(dim=1, keepdim=True)

@@ -1,5 +1,6 @@
 """Uniform affine quantizer (I&S-ViT, arXiv 2311.10126, eq. 7-9)."""
 
+import math
 from typing import Any
 
 import torch
@@ -30,11 +31,17 @@ class _UniformPerTensor(torch.autograd.Function):
         tensor, scale, values = ctx.saved_tensors
         low, high = ctx.bounds
         # One fused pass: hardtanh's gradient is 1 strictly between its bounds, half a step beyond the outer codes.
-        inside = torch.ops.aten.hardtanh_backward(grads[0], tensor / scale, low - 0.5, high + 0.5)
+        low, high = math.ceil(low) - 0.5, math.floor(high) + 0.5
+        inside = torch.ops.aten.hardtanh_backward(grads[0], tensor / scale, low, high)
         slope = None
         if values is not None:
-            slope = (torch.sum(grads[0] * values) - torch.sum(inside * tensor)) / scale
+            slope = (_dot(grads[0], values) - _dot(inside, tensor)) / scale
         return inside, slope, None, None
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Sum of products, without a temporary of their size."""
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 class _UniformPerChannel(torch.autograd.Function):
@@ -102,6 +109,7 @@ class UniformQuantizer(Quantizer):
         Raises:
             IsvitError: the zero point is fractional, so that codes are no integers.
         """
+        self.require_calibrated()
         if not torch.equal(self.zero_point, self.zero_point.round()):
             raise IsvitError(
                 "A fractional zero point has no integer codes; set model.method.round_zero_point to true to get them."
@@ -112,15 +120,16 @@ class UniformQuantizer(Quantizer):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Grid values of ``codes``, same shape."""
+        self.require_calibrated()
         return (codes.to(self.scale.dtype) - self.zero_point) * self.scale
 
     def fake_quantize(self, tensor: torch.Tensor) -> torch.Tensor:
         """Grid values of ``tensor``; gradient 1 inside the range, 0 outside."""
         result: torch.Tensor
         if self.scale.dim() == 0:
-            result = _UniformPerTensor.apply(tensor, self.scale, *self._float_bounds)  # type: ignore[no-untyped-call]
+            result = _UniformPerTensor.apply(tensor, self.scale, *self._float_bounds)
         else:
-            result = _UniformPerChannel.apply(tensor, self.scale, *self._bounds())  # type: ignore[no-untyped-call]
+            result = _UniformPerChannel.apply(tensor, self.scale, *self._bounds())
         return result
 
     def _choose_grid(self, samples: torch.Tensor) -> None:

@@ -17,8 +17,8 @@ from isvit_lightning.networks import (
 )
 from isvit_lightning.stages.activation import ActivationStage
 from isvit_lightning.stages.base import Schedule, UnitStage
-from isvit_lightning.stages.reparameterize import reparameterize
 from isvit_lightning.stages.reparameterization import ReparameterizationStage
+from isvit_lightning.stages.reparameterize import reparameterize
 from isvit_lightning.stages.weight import WeightStage
 
 Fit = Callable[[UnitStage], None]

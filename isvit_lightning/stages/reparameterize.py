@@ -27,6 +27,7 @@ def reparameterize(
     old = pair.linear.input_quantizer
     if not isinstance(old, UniformQuantizer):
         raise TypeError(f"{pair.name}: stage 2 needs a uniform input quantizer, got {type(old).__name__}")
+    old.require_calibrated()
     scale, zero = old.scale, old.zero_point
     new_scale, new_zero = (scale.mean(), zero.mean()) if statistic == "mean" else (scale.median(), zero.median())
     if round_zero_point:
@@ -39,10 +40,11 @@ def reparameterize(
         pair.pad_value.div_(ratio).sub_(shift)
     pair.linear.weight.mul_(ratio)
     moved = pair.linear.weight @ shift
-    if pair.linear.bias is None:
+    bias: nn.Parameter | None = pair.linear.bias
+    if bias is None:
         pair.linear.bias = nn.Parameter(moved, requires_grad=False)
     else:
-        pair.linear.bias.add_(moved)
+        bias.add_(moved)
 
     new = UniformQuantizer(old.bits, PerTensor(), old.role, old.search).to(scale)
     new.scale.copy_(new_scale)

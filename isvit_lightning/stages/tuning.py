@@ -12,9 +12,9 @@ from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
 
 
-def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> list[torch.Tensor]:
     """Weights and biases of the quantized layers below ``module``, and Swin's position bias tables; no norm."""
-    found: list[nn.Parameter] = []
+    found: list[torch.Tensor] = []
     for child in module.modules():
         if isinstance(child, QuantLinear | QuantConv2d):
             found += [parameter for parameter in (child.weight, child.bias) if parameter is not None]
@@ -105,19 +105,22 @@ class TuningStage(UnitStage):
         Args:
             step: number of the step within the unit, from 0.
         """
-        output, target = self._forward()
-        loss = reconstruction_loss(output, target)
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
-        self.manual_backward(loss)
+        chosen = torch.randperm(len(self.targets), generator=self._generator)[: self.schedule.batch_size]
+        total = torch.zeros((), device=self.device)
+        for part in torch.split(chosen, self._micro_batch()):
+            loss = self._loss(part) * (len(part) / len(chosen))
+            self.manual_backward(loss)
+            total += loss.detach()
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         for group, rate in zip(self._optimizer().param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
-        optimizer.step()  # type: ignore[union-attr, call-arg]
+        optimizer.step()  # type: ignore[union-attr]
         with torch.no_grad():
             for scale, floor in self._floors:
                 scale.clamp_(min=floor)
-        self.last_loss = loss.detach()
+        self.last_loss = total
         if step == 0:
             self.first_loss = self.last_loss
 
@@ -129,13 +132,17 @@ class TuningStage(UnitStage):
                 tensor.grad = None
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        return self.optimizers().optimizer  # type: ignore[union-attr, return-value]
+        return self.optimizers().optimizer  # type: ignore[union-attr]
 
-    def _forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output of the unit on a random batch, and the target for it."""
-        chosen = torch.randperm(len(self.targets), generator=self._generator)[: self.schedule.batch_size]
+    def _micro_batch(self) -> int:
+        whole = 16 if self.device.type == "cpu" else self.schedule.batch_size
+        return self.schedule.micro_batch or whole
+
+    def _loss(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Loss of the unit on the images ``chosen``, a vector of indices."""
         inputs = self.inputs[chosen]
         if self.tuning.inputs == "mixed":
             from_float = torch.rand(inputs.shape, generator=self._generator) < 0.5
             inputs = torch.where(from_float, self.float_inputs[chosen], inputs)
-        return self.unit.module(inputs.to(self.device)), self.targets[chosen].to(self.device)
+        output = self.unit.module(inputs.to(self.device))
+        return reconstruction_loss(output, self.targets[chosen].to(self.device))

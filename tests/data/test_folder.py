@@ -1,6 +1,8 @@
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,12 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks.source import Preprocessing
 from tests.data.samples import PREPROCESSING, calibration_files, evaluation_files, png, values, write, write_tar
 
+Store = Callable[[str, dict[str, bytes]], Path]
 
-def folder_data(calibration=None, evaluation=None, class_map=None, **options):
+
+def folder_data(
+    calibration: Path | None = None, evaluation: Path | None = None, class_map: Path | None = None, **options: Any
+) -> ImageFolderDataModule:
     options = {"calibration_images": 3, "workers": 0, "selection": "first", **options}
     paths = [None if path is None else str(path) for path in (calibration, evaluation, class_map)]
     data = ImageFolderDataModule(*paths, **options)
@@ -20,7 +26,7 @@ def folder_data(calibration=None, evaluation=None, class_map=None, **options):
     return data
 
 
-def labels(data):
+def labels(data: ImageFolderDataModule) -> dict[int, int]:
     return {
         value: label
         for images, batch in data.test_dataloader()
@@ -29,10 +35,10 @@ def labels(data):
 
 
 @pytest.fixture(params=["folder", "tar"])
-def place(request, tmp_path):
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Stores files in a folder or in an archive and returns its path."""
 
-    def store(name, files):
+    def store(name: str, files: dict[str, bytes]) -> Path:
         if request.param == "folder":
             return write(tmp_path / name, files)
         return write_tar(tmp_path / f"{name}.tar", files)
@@ -40,26 +46,26 @@ def place(request, tmp_path):
     return store
 
 
-def test_calibration_images_lie_flat_or_nested(place):
+def test_calibration_images_lie_flat_or_nested(place: Store) -> None:
     nested = {"b/x/1.png": png(1), "a/2.JPG": png(2), "3.png": png(3), "a/notes.txt": b"", "a/._2.png": b""}
     data = folder_data(place("calibration", nested))
     assert data.calibration_list().names == ("3.png", "a/2.JPG", "b/x/1.png")
     assert values(data.calibration_tensor()) == [3, 2, 1]
 
 
-def test_labels_follow_the_sorted_class_folders(place):
+def test_labels_follow_the_sorted_class_folders(place: Store) -> None:
     files = {"dog/a.png": png(1), "cat/b.png": png(2), "cat/more/c.png": png(3), "ant/d.png": png(4)}
     data = folder_data(evaluation=place("evaluation", files))
     assert labels(data) == {1: 2, 2: 1, 3: 1, 4: 0}
     assert data.num_classes == 3
 
 
-def test_a_folder_around_the_class_folders_is_looked_through(place):
+def test_a_folder_around_the_class_folders_is_looked_through(place: Store) -> None:
     data = folder_data(evaluation=place("evaluation", {"all/these/cat/1.png": png(1), "all/these/dog/1.png": png(2)}))
     assert labels(data) == {1: 0, 2: 1}
 
 
-def test_a_class_map_sets_the_order(place, tmp_path):
+def test_a_class_map_sets_the_order(place: Store, tmp_path: Path) -> None:
     class_map = tmp_path / "classes.txt"
     class_map.write_text("dog\nsea lion\nunseen\ncat\n")
     files = {"cat/1.png": png(1), "dog/1.png": png(2), "sea lion/1.png": png(3)}
@@ -68,7 +74,7 @@ def test_a_class_map_sets_the_order(place, tmp_path):
     assert data.num_classes == 4
 
 
-def test_a_class_that_the_map_lacks(place, tmp_path):
+def test_a_class_that_the_map_lacks(place: Store, tmp_path: Path) -> None:
     class_map = tmp_path / "classes.txt"
     class_map.write_text("bird\ncat\n")
     data = folder_data(evaluation=place("evaluation", evaluation_files()), class_map=class_map)
@@ -79,7 +85,7 @@ def test_a_class_that_the_map_lacks(place, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"), [(None, "cannot be read"), ("", "is empty"), ("cat\ndog\ncat\n", "names a class twice")]
 )
-def test_class_maps_that_cannot_be_used(tmp_path, content, fault):
+def test_class_maps_that_cannot_be_used(tmp_path: Path, content: str | None, fault: str) -> None:
     class_map = tmp_path / "classes.txt"
     if content is not None:
         class_map.write_text(content)
@@ -88,33 +94,33 @@ def test_class_maps_that_cannot_be_used(tmp_path, content, fault):
         data.test_dataloader()
 
 
-def test_an_image_outside_the_class_folders(place):
+def test_an_image_outside_the_class_folders(place: Store) -> None:
     data = folder_data(evaluation=place("evaluation", {**evaluation_files(), "loose.png": png(9)}))
     with pytest.raises(IsvitError, match=r"^The image loose.png of .* lies in no class folder, .* data.evaluation.$"):
         data.test_dataloader()
 
 
-def test_a_flat_evaluation_folder(place):
+def test_a_flat_evaluation_folder(place: Store) -> None:
     data = folder_data(evaluation=place("evaluation", {"images/1.png": png(1), "images/2.png": png(2)}))
     with pytest.raises(IsvitError, match="holds the single class folder images, expected one subfolder per class"):
         data.test_dataloader()
 
 
-def test_an_empty_class_folder_leaves_the_order_open(tmp_path):
+def test_an_empty_class_folder_leaves_the_order_open(tmp_path: Path) -> None:
     root = write(tmp_path / "evaluation", evaluation_files())
     (root / "ant").mkdir()
     with pytest.raises(IsvitError, match=r"^The class folder ant of .* holds no image, .* set data.class_map"):
         folder_data(evaluation=root).test_dataloader()
 
 
-def test_copies_are_found_across_folder_and_archive(tmp_path):
+def test_copies_are_found_across_folder_and_archive(tmp_path: Path) -> None:
     evaluation = write(tmp_path / "evaluation", evaluation_files())
     calibration = write_tar(tmp_path / "calibration.tar", {**calibration_files(2), "x/z.png": png(103)})
     with pytest.raises(IsvitError, match=r"calibration.tar/x/z.png is the evaluation image \S*bird/3.png"):
         folder_data(calibration, evaluation).calibration_tensor()
 
 
-def test_linked_folders_are_followed(tmp_path):
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
     real = write(tmp_path / "elsewhere", calibration_files(3))
     (tmp_path / "calibration").mkdir()
     (tmp_path / "calibration" / "linked").symlink_to(real)
@@ -124,7 +130,7 @@ def test_linked_folders_are_followed(tmp_path):
     assert len(data.calibration_tensor()) == 3
 
 
-def test_an_archive_is_read_in_place_and_after_pickling(tmp_path):
+def test_an_archive_is_read_in_place_and_after_pickling(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "images.tar", {"./a/1.png": png(1), "a/notes.txt": b"text", "/b/2.png": png(2)})
     source = pickle.loads(pickle.dumps(open_source(str(path), "data.calibration")))
     assert source.names == ("a/1.png", "b/2.png")
@@ -133,7 +139,7 @@ def test_an_archive_is_read_in_place_and_after_pickling(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images.tar"]
 
 
-def test_an_archive_that_ends_early(tmp_path):
+def test_an_archive_that_ends_early(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "images.tar", {"1.png": png(1)})
     path.write_bytes(path.read_bytes()[: 512 + 20])
     data = folder_data(path, calibration_images=1)
@@ -141,20 +147,20 @@ def test_an_archive_that_ends_early(tmp_path):
         data.calibration_tensor()
 
 
-def test_no_such_path(tmp_path):
+def test_no_such_path(tmp_path: Path) -> None:
     with pytest.raises(IsvitError, match=r"^\S*/none does not exist, expected a folder .*: change data.calibration.$"):
         folder_data(tmp_path / "none").calibration_tensor()
     with pytest.raises(IsvitError, match=r"^\S*/none does not exist, expected a folder .*: change data.evaluation.$"):
         folder_data(evaluation=tmp_path / "none").test_dataloader()
 
 
-def test_no_image(place):
+def test_no_image(place: Store) -> None:
     with pytest.raises(IsvitError, match=r"holds no image, expected files such as .jpg, .*: change data.calibration.$"):
         folder_data(place("empty", {"notes.txt": b"text"})).calibration_tensor()
 
 
 @pytest.mark.parametrize("kind", ["text", "compressed"])
-def test_a_file_that_is_no_archive(tmp_path, kind):
+def test_a_file_that_is_no_archive(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "images.tar"
     if kind == "text":
         path.write_text("no archive" * 100)
@@ -164,13 +170,13 @@ def test_a_file_that_is_no_archive(tmp_path, kind):
         folder_data(path).calibration_tensor()
 
 
-def test_variables_in_paths(tmp_path, monkeypatch):
+def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", str(write(tmp_path / "calibration", calibration_files()).parent))
     assert len(folder_data("${PLACE}/calibration").calibration_tensor()) == 3
 
 
 @pytest.mark.real
-def test_the_first_real_images():
+def test_the_first_real_images() -> None:
     root = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
     path = root / "imagenet_calibration.tar"
     if not path.exists():

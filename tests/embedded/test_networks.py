@@ -43,4 +43,4 @@ def test_network_opens_into_equal_units(name: EmbeddedName) -> None:
 
 def test_unknown_network_is_refused() -> None:
     with pytest.raises(IsvitError, match="expected one of vit_digits, swin_digits"):
-        embedded_network(cast(EmbeddedName, "resnet_digits"))
+        embedded_network(cast("EmbeddedName", "resnet_digits"))

@@ -74,9 +74,7 @@ def test_masks_are_timms(mask: str, fused: bool) -> None:
     attention.fused_attn = fused
     tokens, arguments = torch.randn(2, 7, 16), masks()[mask]
     opened = open_attention(attention)
-    torch.testing.assert_close(
-        opened(tokens, **arguments), attention(tokens, **arguments), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(opened(tokens, **arguments), attention(tokens, **arguments), rtol=1e-5, atol=1e-5)
     if arguments:
         assert not torch.allclose(opened(tokens, **arguments), opened(tokens), atol=1e-3)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
@@ -39,7 +38,7 @@ def test_only_the_weight_is_quantized(arguments: dict[str, Any]) -> None:
     images = torch.randn(2, 4, 12, 13)
     quantizer = layer.weight_quantizer
     weight = quantizer.decode(quantizer.encode(conv.weight))
-    expected = F.conv2d(images, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    expected = nn.functional.conv2d(images, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     assert torch.equal(layer(images), expected)
 
 
@@ -53,7 +52,8 @@ def test_switched_off_is_the_float_layer(arguments: dict[str, Any]) -> None:
 
 def test_parameters_are_taken_over_and_named_as_before() -> None:
     conv, layer = build()
-    assert layer.weight is conv.weight and layer.bias is conv.bias
+    assert layer.weight is conv.weight
+    assert layer.bias is conv.bias
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
 
 
@@ -68,7 +68,9 @@ def test_each_filter_has_its_own_grid() -> None:
     assert bool(((ratios > 5) & (ratios < 20)).all())
 
 
-@pytest.mark.parametrize("arguments", [{"padding": "same"}, {"padding": "valid"}, {"padding": 1, "padding_mode": "reflect"}])
+@pytest.mark.parametrize(
+    "arguments", [{"padding": "same"}, {"padding": "valid"}, {"padding": 1, "padding_mode": "reflect"}]
+)
 def test_padding_by_word_or_other_than_zeros_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(IsvitError, match="padding"):
         build(**arguments)

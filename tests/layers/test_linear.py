@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from isvit_lightning.layers import QuantLinear
@@ -13,7 +12,9 @@ def build(bias: bool = True) -> tuple[nn.Linear, QuantLinear]:
     """A float layer of 6 to 4 features and its calibrated quantized form, per channel on both sides."""
     linear = nn.Linear(6, 4, bias=bias)
     layer = QuantLinear(
-        linear, UniformQuantizer(4, PerChannel(6), Role.QKV_IN), UniformQuantizer(3, PerChannel(4, axis=-2), Role.WEIGHT)
+        linear,
+        UniformQuantizer(4, PerChannel(6), Role.QKV_IN),
+        UniformQuantizer(3, PerChannel(4, axis=-2), Role.WEIGHT),
     )
     layer.input_quantizer.calibrate(torch.randn(50, 6))
     layer.weight_quantizer.calibrate(linear.weight)
@@ -26,7 +27,7 @@ def test_output_is_the_product_of_grid_values(bias: bool, shape: tuple[int, ...]
     linear, layer = build(bias)
     tensor = torch.randn(shape)
     inputs, weights = layer.input_quantizer, layer.weight_quantizer
-    expected = F.linear(
+    expected = nn.functional.linear(
         inputs.decode(inputs.encode(tensor)), weights.decode(weights.encode(linear.weight)), linear.bias
     )
     assert torch.equal(layer(tensor), expected)
@@ -43,7 +44,8 @@ def test_switched_off_is_the_float_layer(bias: bool) -> None:
 
 def test_parameters_are_taken_over_and_named_as_before() -> None:
     linear, layer = build()
-    assert layer.weight is linear.weight and layer.bias is linear.bias
+    assert layer.weight is linear.weight
+    assert layer.bias is linear.bias
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert (layer.in_features, layer.out_features) == (6, 4)
 
@@ -57,7 +59,8 @@ def test_weights_outside_the_range_get_no_gradient() -> None:
         layer.weight[1, 1] = low[1, 0] - 5
     layer(torch.randn(20, 6)).square().sum().backward()
     clipped = layer.weight.grad == 0
-    assert bool(clipped[0, 0]) and bool(clipped[1, 1])
+    assert bool(clipped[0, 0])
+    assert bool(clipped[1, 1])
     assert int(clipped.sum()) < clipped.numel()
 
 

@@ -13,7 +13,10 @@ from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
 ACTIVATIONS = [role for role in Role if role not in (Role.WEIGHT, Role.ATTN_PROB)]
 
 
-def build(method: Method = Method(), deployed: bool = False) -> QuantizerFactory:
+DEFAULT = Method()
+
+
+def build(method: Method = DEFAULT, deployed: bool = False) -> QuantizerFactory:
     """Factory with different bits for weights (3) and activations (5)."""
     return QuantizerFactory(Bits(weight=3, activation=5), method, deployed)
 
@@ -95,7 +98,8 @@ def test_deployed_pair_without_bias_has_room_for_the_folded_one() -> None:
         assert (layer.bias is not None) is expected
     assert build().linear(nn.Linear(4, 6, bias=False), Role.QKV_IN).bias is None
     bias = build(deployed=True).linear(nn.Linear(4, 6, bias=False), Role.QKV_IN).bias
-    assert bias.tolist() == [0.0] * 6 and not bias.requires_grad
+    assert bias.tolist() == [0.0] * 6
+    assert not bias.requires_grad
 
 
 def test_convolution_has_no_input_quantizer() -> None:

@@ -21,7 +21,8 @@ FAMILY = pytest.mark.parametrize("family", BUILDERS)
 def test_float_network_is_opened_in_place(family: str) -> None:
     model = BUILDERS[family]().train()
     opened = open_float(model)
-    assert opened.model is model and opened.pairs == ()
+    assert opened.model is model
+    assert opened.pairs == ()
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert quantizers(model) == {}
@@ -35,7 +36,8 @@ def test_quantized_network_is_a_copy(family: str) -> None:
     with torch.no_grad():
         for parameter in opened.model.parameters():
             parameter.add_(1)
-    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert [name for name, _ in model.named_modules()] == names
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -107,7 +109,8 @@ def test_methods_choose_the_softmax_quantizer(family: str) -> None:
     for method, kind in ((Method(), SulqQuantizer), (repq(), LogQuantizer), (round_to_nearest(), UniformQuantizer)):
         opened = open_quantized(BUILDERS[family](), Bits(), method)
         found = [q for q in quantizers(opened.model).values() if q.role is Role.ATTN_PROB]
-        assert found and all(type(quantizer) is kind for quantizer in found)
+        assert found
+        assert all(type(quantizer) is kind for quantizer in found)
 
 
 @FAMILY

@@ -15,9 +15,7 @@ from tests.helpers import image_batch, tiny_swin, tiny_vit
 def chain() -> nn.Sequential:
     """Two quantized layers in a row, the weights switched off."""
     layers = [
-        QuantLinear(
-            nn.Linear(4, 4), UniformQuantizer(2), UniformQuantizer(4, PerChannel(4, axis=-2), Role.WEIGHT)
-        )
+        QuantLinear(nn.Linear(4, 4), UniformQuantizer(2), UniformQuantizer(4, PerChannel(4, axis=-2), Role.WEIGHT))
         for _ in range(2)
     ]
     network = nn.Sequential(*layers)
@@ -46,7 +44,8 @@ def test_switched_off_quantizers_are_left_alone() -> None:
     network = chain()
     network[1].input_quantizer.enabled = False
     calibrate_activations(network, lambda: network(torch.randn(50, 4)))
-    assert network[0].input_quantizer.calibrated and not network[1].input_quantizer.calibrated
+    assert network[0].input_quantizer.calibrated
+    assert not network[1].input_quantizer.calibrated
 
 
 def test_frozen_ranges_are_chosen_anew() -> None:

@@ -61,9 +61,11 @@ def test_walk_is_the_forward_pass(variant: str) -> None:
 
 def test_variants_cover_shift_and_padding() -> None:
     shifts = [block.shift_size for layer in tiny_swin().layers for block in layer.blocks]
-    assert (2, 2) in shifts and (0, 0) in shifts
+    assert (2, 2) in shifts
+    assert (0, 0) in shifts
     block = tiny_swin(img_size=40).layers[0].blocks[1]
-    assert block.input_resolution[0] % block.window_size[0] != 0 and any(block.shift_size)
+    assert block.input_resolution[0] % block.window_size[0] != 0
+    assert any(block.shift_size)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -102,7 +104,8 @@ def test_counts(name: str, units: int, activations: int, weights: int, depths: t
     assert roles.pop(Role.WEIGHT) == weights
     assert sum(roles.values()) == activations
     assert (roles.pop(Role.HEAD_IN), roles.pop(Role.REDUCTION_IN)) == (1, 3)
-    assert set(roles.values()) == {sum(depths)} and len(roles) == 8
+    assert set(roles.values()) == {sum(depths)}
+    assert len(roles) == 8
     assert len(opened.pairs) == 2 * sum(depths)
 
 
@@ -117,7 +120,8 @@ def test_units_are_the_modules_that_their_names_say(opener: str) -> None:
 def test_reductions_become_pairs_by_option() -> None:
     model = tiny_swin()
     names = [pair.name for pair in open_quantized(model, Bits(), repq()).pairs]
-    assert names[-1] == "layers.1.downsample.reduction" and len(names) == 9
+    assert names[-1] == "layers.1.downsample.reduction"
+    assert len(names) == 9
     pair = open_quantized(model, Bits(), repq()).pairs[-1]
     assert pair.linear.input_quantizer.granularity.shape == (32,)
     assert pair.unit == "layers.1.downsample.reduction"

@@ -74,7 +74,9 @@ def test_walk_pads_the_image_where_the_network_does() -> None:
     torch.testing.assert_close(opened.walk(images), opened.model(images))
 
 
-@pytest.mark.parametrize("arguments", [{"is_causal": True}, {"attn_mask": torch.eye(5).bool() | torch.ones(5, 5).tril().bool()}])
+@pytest.mark.parametrize(
+    "arguments", [{"is_causal": True}, {"attn_mask": torch.eye(5).bool() | torch.ones(5, 5).tril().bool()}]
+)
 def test_masks_pass_through_the_network(arguments: dict[str, Any]) -> None:
     model, images = tiny_vit(), image_batch()
     opened = open_quantized(model, Bits(), Method())
@@ -86,13 +88,16 @@ def test_masks_pass_through_the_network(arguments: dict[str, Any]) -> None:
 def test_deit_tiny_has_14_units_and_97_plus_50_quantizers() -> None:
     opened = open_quantized(timm.create_model("deit_tiny_patch16_224.fb_in1k", pretrained=False), Bits(), Method())
     assert [unit.name for unit in opened.units] == [
-        "patch_embed.proj", *(f"blocks.{index}" for index in range(12)), "head"
+        "patch_embed.proj",
+        *(f"blocks.{index}" for index in range(12)),
+        "head",
     ]
     roles = Counter(quantizer.role for quantizer in quantizers(opened.model).values())
     assert roles.pop(Role.WEIGHT) == 50
     assert sum(roles.values()) == 97
     assert roles.pop(Role.HEAD_IN) == 1
-    assert set(roles.values()) == {12} and len(roles) == 8
+    assert set(roles.values()) == {12}
+    assert len(roles) == 8
     assert [pair.name for pair in opened.pairs[:2]] == ["blocks.0.attn.qkv", "blocks.0.mlp.fc1"]
     assert len(opened.pairs) == 24
 

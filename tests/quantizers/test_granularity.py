@@ -35,7 +35,9 @@ def test_group_collects_the_elements_that_share_a_scale(name: str) -> None:
     # Label every element with the index of its scale: each row of the groups must hold one label and all of it.
     count = max(1, torch.Size(granularity.shape).numel())
     labels = torch.arange(count).reshape(granularity.shape).expand(shape)
-    assert torch.equal(granularity.group(labels), torch.arange(count).unsqueeze(1).expand(count, tensor.numel() // count))
+    assert torch.equal(
+        granularity.group(labels), torch.arange(count).unsqueeze(1).expand(count, tensor.numel() // count)
+    )
     groups = granularity.group(tensor)
     for label in range(count):
         assert torch.equal(groups[label].sort().values, tensor[labels == label].sort().values)

@@ -68,7 +68,9 @@ def test_few_elements(count: int) -> None:
     scale, zero = percentile_search(groups, 16, search)
     for index, group in enumerate(groups):
         expected_scale, expected_zero, error = slow_search(group, 16, search)
-        measured = ((group / scale[index]).round().clamp(-zero[index], 15 - zero[index]) * scale[index] - group).square()
+        measured = (
+            (group / scale[index]).round().clamp(-zero[index], 15 - zero[index]) * scale[index] - group
+        ).square()
         # With few elements many candidates tie to the last bit: the error decides, not which of them won.
         assert float(measured.mean()) == pytest.approx(error, rel=1e-9, abs=1e-25)
         assert float(zero[index]) == expected_zero
@@ -139,7 +141,8 @@ def test_constant_group_spans_zero_to_its_value(value: float, include_zero: bool
 def test_range_with_zero_keeps_the_zero_point_a_code(bits: int) -> None:
     shift = torch.linspace(-9, 9, 41).unsqueeze(1)
     _, zero = percentile_search(torch.randn(41, 200) + shift, 2**bits, RangeSearch())
-    assert bool((zero >= 0).all()) and bool((zero <= 2**bits - 1).all())
+    assert bool((zero >= 0).all())
+    assert bool((zero <= 2**bits - 1).all())
     assert torch.equal(zero, zero.round())
 
 

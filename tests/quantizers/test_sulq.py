@@ -59,7 +59,8 @@ def slow_search(samples: list[float], etas: tuple[float, ...], bits: int) -> tup
 
 def test_candidates() -> None:
     assert PUBLISHED_ETAS == (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
-    assert POWER_OF_TWO_ETAS[0] == 1.0 and POWER_OF_TWO_ETAS[-1] == 2.0**-20
+    assert POWER_OF_TWO_ETAS[0] == 1.0
+    assert POWER_OF_TWO_ETAS[-1] == 2.0**-20
     assert all(math.log2(eta).is_integer() for eta in POWER_OF_TWO_ETAS)
 
 

@@ -85,16 +85,16 @@ def test_gradient_is_one_inside_and_zero_outside(granularity: str, bits: int) ->
     quantizer(tensor).backward(incoming)
     codes = (tensor / scale).round() + zero_point
     inside = (codes >= 0) & (codes <= 2**bits - 1)
-    assert inside.any() and not inside.all()
+    assert inside.any()
+    assert not inside.all()
     assert torch.equal(tensor.grad, incoming * inside)
 
 
 def test_gradient_at_the_edges_of_the_range() -> None:
     quantizer = with_grid(UniformQuantizer(2), torch.tensor(1.0), torch.tensor(1.0))
-    tensor = torch.tensor([-1.6, -1.5, -1.4, 2.4, 2.5, 2.6], requires_grad=True)
+    tensor = torch.tensor([-1.6, -1.51, -1.49, 2.49, 2.51, 2.6], requires_grad=True)
     quantizer(tensor).sum().backward()
-    # -1.5 rounds to -2 and leaves the range, 2.5 rounds to 2 and stays.
-    assert tensor.grad.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    assert tensor.grad.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel_of_tokens"])
@@ -102,22 +102,50 @@ def test_gradient_at_the_edges_of_the_range() -> None:
 def test_gradient_of_a_fractional_zero_point(granularity: str, zero_point: float) -> None:
     """Published arithmetic: a clamped element has no gradient, one inside has 1."""
     chosen, _ = GRANULARITIES[granularity]
-    quantizer = with_grid(
-        UniformQuantizer(2, chosen), torch.ones(chosen.shape), torch.full(chosen.shape, zero_point)
-    )
+    quantizer = with_grid(UniformQuantizer(2, chosen), torch.ones(chosen.shape), torch.full(chosen.shape, zero_point))
     tensor = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).requires_grad_()
     quantizer(tensor).sum().backward()
     codes = tensor.detach() + zero_point
     assert tensor.grad.tolist() == ((codes >= 0) & (codes <= 3)).float().tolist()
 
 
-def test_gradient_does_not_reach_the_grid() -> None:
+def test_gradient_does_not_reach_the_grid_unless_asked_to() -> None:
     for granularity in ("per_tensor", "per_channel_of_tokens"):
         chosen, shape = GRANULARITIES[granularity]
         quantizer = UniformQuantizer(4, chosen)
         quantizer.calibrate(torch.randn(shape))
         quantizer(torch.randn(shape).requires_grad_()).sum().backward()
-        assert quantizer.scale.grad is None and quantizer.zero_point.grad is None
+        assert quantizer.scale.grad is None
+        assert quantizer.zero_point.grad is None
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("position", [0.0, 0.4, 1.0])
+def test_gradient_of_the_step_size_against_pure_python(bits: int, position: float) -> None:
+    """LSQ, equation 3: ``code - x / s`` inside the range, the outermost code beyond it."""
+    scale, zero_point = 0.37, round(position * (2**bits - 1))
+    low, high = -zero_point, 2**bits - 1 - zero_point
+    quantizer = with_grid(
+        UniformQuantizer(bits), torch.tensor(scale, dtype=torch.float64), torch.tensor(float(zero_point))
+    )
+    quantizer.scale.requires_grad_(True)
+    tensor = (torch.randn(300, dtype=torch.float64) * scale * 2**bits * 0.6).requires_grad_()
+    incoming = torch.randn(300, dtype=torch.float64)
+    quantizer(tensor).backward(incoming)
+    expected, inside = 0.0, []
+    for x, upstream in zip(tensor.tolist(), incoming.tolist(), strict=True):
+        step = round(x / scale)
+        inside.append(low <= step <= high)
+        expected += upstream * (step - x / scale if inside[-1] else min(max(step, low), high))
+    assert quantizer.scale.grad.item() == pytest.approx(expected, rel=1e-9)
+    assert torch.equal(tensor.grad, incoming * torch.tensor(inside))
+
+
+def test_step_size_is_learned_while_the_tensor_is_fixed() -> None:
+    quantizer = with_grid(UniformQuantizer(2), torch.tensor(1.0), torch.tensor(0.0))
+    quantizer.scale.requires_grad_(True)
+    quantizer(torch.tensor([0.75, 9.0])).sum().backward()
+    assert quantizer.scale.grad.item() == pytest.approx(1 - 0.75 + 3)
 
 
 def test_fractional_zero_point_has_no_codes() -> None:

@@ -22,7 +22,9 @@ EXACT = 1e-5
 """Largest relative change of the next layer's output that DESIGN.md allows."""
 
 
-def make_pair(bits: int = 4, bias: bool = True, search: RangeSearch | None = None) -> tuple[NormLinearPair, torch.Tensor]:
+def make_pair(
+    bits: int = 4, bias: bool = True, search: RangeSearch | None = None
+) -> tuple[NormLinearPair, torch.Tensor]:
     """A float64 pair of 12 channels with uneven ranges, calibrated, and inputs of its norm; the weight stays float."""
     norm = nn.LayerNorm(12).double()
     with torch.no_grad():
@@ -123,7 +125,9 @@ def test_new_quantizer_is_per_tensor_and_keeps_the_rest() -> None:
     assert new is not old
     assert (new.granularity, new.scale.shape, new.zero_point.shape) == (PerTensor(), (), ())
     assert (new.bits, new.role, new.search) == (3, Role.QKV_IN, old.search)
-    assert new.calibrated and new.frozen and new.enabled
+    assert new.calibrated
+    assert new.frozen
+    assert new.enabled
     assert new.scale.dtype == torch.float64
     assert 0 <= new.zero_point.item() <= 7
 
@@ -155,14 +159,15 @@ def test_made_bias_is_a_parameter_without_gradient() -> None:
     pair, _ = make_pair(bias=False)
     assert pair.linear.bias is None
     reparameterize(pair)
-    assert isinstance(pair.linear.bias, nn.Parameter) and not pair.linear.bias.requires_grad
+    assert isinstance(pair.linear.bias, nn.Parameter)
+    assert not pair.linear.bias.requires_grad
     assert "bias" in pair.linear.state_dict()
 
 
 def test_other_quantizers_are_refused() -> None:
     pair, _ = make_pair()
     pair.linear.input_quantizer = nn.Identity()
-    with pytest.raises(TypeError, match="attn.qkv: stage 2 needs a uniform input quantizer"):
+    with pytest.raises(TypeError, match=r"attn\.qkv: stage 2 needs a uniform input quantizer"):
         reparameterize(pair)
 
 
@@ -171,7 +176,8 @@ def test_uncalibrated_pair_is_refused_and_left_whole() -> None:
     pair.linear.input_quantizer = UniformQuantizer(4, PerChannel(12), Role.QKV_IN).double()
     with pytest.raises(IsvitError, match="calibrated"):
         reparameterize(pair)
-    assert bool(pair.norm(tokens).isfinite().all()) and bool(pair.linear.weight.isfinite().all())
+    assert bool(pair.norm(tokens).isfinite().all())
+    assert bool(pair.linear.weight.isfinite().all())
 
 
 def open_in_double(family: str, method: Method, size: int, **changes: object) -> tuple[OpenedNetwork, torch.Tensor]:
