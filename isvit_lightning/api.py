@@ -10,7 +10,8 @@ from isvit_lightning.artifact import QuantizedNetwork
 from isvit_lightning.callbacks import CalibrateQuantizers, UnitProgress
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Bits, Method
-from isvit_lightning.networks.source import Architecture, Preprocessing
+from isvit_lightning.networks.architecture import Architecture
+from isvit_lightning.networks.preprocessing import Preprocessing
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
 
 

@@ -12,7 +12,8 @@ from isvit_lightning.export.files import read_tensors, write_tensors
 from isvit_lightning.export.packing import pack, unpack
 from isvit_lightning.method import Bits, Method, Tuning
 from isvit_lightning.networks import OpenedNetwork, open_quantized, quantizers, require_calibrated, switch
-from isvit_lightning.networks.source import Architecture, Preprocessing
+from isvit_lightning.networks.architecture import Architecture
+from isvit_lightning.networks.preprocessing import Preprocessing
 from isvit_lightning.quantizers import Quantizer, Role
 
 FORMAT = "isvit-packed-1"

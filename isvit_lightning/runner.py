@@ -112,7 +112,7 @@ class Runner:
         """
         network = self._network(checkpoint)
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
-        batches = trainer.predict(Evaluator(network, self._classes(network)), self.data.predict_dataloader())
+        batches = trainer.predict(Evaluator(network, self._classes(network)), datamodule=self.data)
         probabilities = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
         top = probabilities.max(dim=1)
         lines = ["image,class,probability"] + [
@@ -193,9 +193,14 @@ class Runner:
         return network.model
 
     def _measure(self, network: nn.Module) -> dict[str, float]:
+        classes = self._classes(network)
+        if self.data.num_classes not in (None, classes):
+            raise IsvitError(
+                f"The evaluation images have {self.data.num_classes} classes but the network has {classes}, expected "
+                "as many: set data.class_map to a file with the folder of each class in order, or change data.evaluation."
+            )
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
-        evaluator = Evaluator(network, self._classes(network))
-        return per_cent(trainer.test(evaluator, self.data.test_dataloader(), verbose=False)[0])
+        return per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
 
     def _classes(self, network: nn.Module) -> int:
         inner = network.model if isinstance(network, QuantizedNetwork) else network

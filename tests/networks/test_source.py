@@ -14,8 +14,10 @@ from torch import nn
 
 from isvit_lightning.embedded.networks import build_network
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import source
-from isvit_lightning.networks.source import Architecture, NetworkSource, Preprocessing
+from isvit_lightning.networks import architecture
+from isvit_lightning.networks.architecture import Architecture
+from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.networks.source import NetworkSource
 
 TAGGED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 SMALL = {"img_size": 32, "depth": 1, "num_classes": 5}
@@ -87,7 +89,7 @@ def test_an_input_size_out_of_range() -> None:
 
 @pytest.mark.parametrize("name", ["vit_digits", "swin_digits"])
 def test_embedded_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "embedded_network", lambda name: build_network(name).requires_grad_(False))
+    monkeypatch.setattr(architecture, "embedded_network", lambda name: build_network(name).requires_grad_(False))
     loaded = NetworkSource(name).build()
     assert loaded.preprocessing == Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
     random = NetworkSource(name, pretrained=False).build()
@@ -223,7 +225,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
         assert pretrained
         raise FileNotFoundError("Please check your connection.\nMore.")
 
-    monkeypatch.setattr(source.timm, "create_model", offline)
+    monkeypatch.setattr(architecture.timm, "create_model", offline)
     with pytest.raises(IsvitError, match=r"\(Please check your connection\), .* set model.network.checkpoint"):
         small().build()
 

@@ -1,0 +1,88 @@
+"""What each choice of the method is worth: the default recipe, and the same with one choice changed.
+
+Arguments are those of ``isvit fit``; the table is printed and written to ``docs/ablation.md``::
+
+    python benchmarks/ablation.py --config configs/bits/w3a3.yaml --config configs/cifar10/swin_micro.yaml \
+        --model.iterations 25
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from isvit_lightning.cli import main
+
+PAGE = Path(__file__).parent.parent / "docs" / "ablation.md"
+_STAGES = ("stage1", "stage3")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The recipe with one choice changed.
+
+    Args:
+        title: the choice in words.
+        options: the options that change it.
+    """
+
+    title: str
+    options: tuple[str, ...] = ()
+
+
+def both(key: str, value: str) -> tuple[str, ...]:
+    """The same option for both tuning stages."""
+    return tuple(word for stage in _STAGES for word in (f"--model.method.{stage}.{key}", value))
+
+
+VARIANTS = (
+    Variant("default recipe"),
+    Variant("scales of activations fixed", both("range_learning_rate", "0")),
+    Variant("stage 3 on quantized inputs only", ("--model.method.stage3.inputs", "quantized")),
+    Variant("stage 3 on float inputs only", ("--model.method.stage3.inputs", "float")),
+    Variant("ranges anew before each unit of stage 3", ("--model.method.stage3.recalibrate", "unit")),
+    Variant("ranges anew before stage 3", ("--model.method.stage3.recalibrate", "stage")),
+    Variant("learning rate 4e-5 (published)", both("learning_rate", "4e-5")),
+    Variant("learning rate 6e-4", both("learning_rate", "6e-4")),
+    Variant("published list of shifts", ("--model.method.eta_candidates", "published")),
+    Variant("uniform softmax quantizer", ("--model.method.softmax", "uniform")),
+    Variant("median instead of mean in stage 2", ("--model.method.statistic", "median")),
+    Variant("patch merging in stage 2 too", ("--model.method.reparameterize_reductions", "true")),
+    Variant("no stage 1", ("--model.method.stage1.enabled", "false")),
+    Variant("everything as published", ("--config", "configs/methods/isvit_published.yaml")),
+)
+
+
+def measure(variant: Variant, arguments: list[str], directory: Path) -> dict[str, dict[str, float]]:
+    """The metrics of one run of ``isvit fit``."""
+    options = [*variant.options, "--baselines", "false", "--trainer.default_root_dir", str(directory)]
+    if main(["fit", *arguments, *options]):
+        raise SystemExit(2)
+    metrics: dict[str, dict[str, float]] = json.loads((directory / "results.json").read_text())["metrics"]
+    return metrics
+
+
+def run(arguments: list[str]) -> None:
+    """Measure all variants and write the page."""
+    lines = ["| recipe | stage 1 | final | against default |", "|---|---|---|---|"]
+    base = 0.0
+    for index, variant in enumerate(VARIANTS):
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = measure(variant, arguments, Path(folder))
+        final = metrics["quantized"]["top1"]
+        base = base if index else final
+        stage1 = f"{metrics['stage1']['top1']:.2f}" if "--model.method.stage1.enabled" not in variant.options else ""
+        lines.append(
+            f"| {variant.title} | {stage1} | {final:.2f} | {final - base:+.2f} |"
+            if index
+            else f"| {variant.title} | {stage1} | {final:.2f} | |"
+        )
+        print(lines[-1], flush=True)
+        command = f"python benchmarks/ablation.py {' '.join(arguments)}"
+        text = f"# What each choice is worth\n\nTop-1 in per cent, one seed. Measured by\n\n    {command}\n\n"
+        PAGE.write_text(text + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -1,0 +1,70 @@
+"""Loading weights into a float network."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from isvit_lightning.errors import IsvitError, first_line
+
+
+def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
+    """Load the weights in ``path`` into ``model``, all of them and nothing else.
+
+    Args:
+        model: network; floating tensors of other types are converted to its own.
+        path: .safetensors file, or a torch file with a state dict, plain or under ``state_dict`` or ``model``.
+        name: what the network is called in messages.
+
+    Raises:
+        IsvitError: the file is missing, damaged or belongs to another network.
+    """
+    state = _read_state(path)
+    own = model.state_dict()
+    # Older checkpoints hold buffers that timm computes by itself today, such as Swin's relative position index.
+    computed = {key for key, _ in model.named_buffers()} - own.keys()
+    state = {key: value for key, value in state.items() if key not in computed}
+    faults = [f"{key} is missing" for key in own if key not in state]
+    faults += [f"{key} is unexpected" for key in state if key not in own]
+    faults += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if faults:
+        raise IsvitError(
+            f"{path} is no checkpoint of {name} with these arguments: {faults[0]}, first of {len(faults)} differences, "
+            "expected the same tensors: change model.network.checkpoint, model.network.name or model.network.args."
+        )
+    model.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of a checkpoint file."""
+    if not path.is_file():
+        raise IsvitError(
+            f"{path} does not exist, expected a .safetensors or torch file: change model.network.checkpoint."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - damaged bytes make the readers raise almost anything
+        raise IsvitError(
+            f"{path} cannot be read as weights ({first_line(error)}), expected an undamaged .safetensors file or a "
+            "torch file of tensors only: change model.network.checkpoint."
+        ) from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not (isinstance(state, dict) and state and all(map(_names_tensor, state.items()))):
+        raise IsvitError(
+            f"{path} holds no state dict, expected tensors by name, plain or under state_dict or model: change "
+            "model.network.checkpoint."
+        )
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _names_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)

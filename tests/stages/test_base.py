@@ -1,0 +1,150 @@
+"""Walking the units: one pass over the images for each network, and the inputs that a walk from the image gives."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from isvit_lightning.method import Method, Tuning
+from isvit_lightning.networks import open_float
+from isvit_lightning.networks.opened import OpenedNetwork
+from isvit_lightning.stages import ReparameterizationStage, Schedule
+from isvit_lightning.stages.base import UnitStage, run_in_chunks
+from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
+from tests.stages.fitting import EachStep, counted, make_stage, run
+
+Build = Callable[[], nn.Module]
+NETWORK = pytest.mark.parametrize(("build", "size"), [(tiny_vit, 16), (tiny_swin, 32)], ids=["vit", "swin"])
+INPUTS = pytest.mark.parametrize("inputs", ["float", "quantized", "mixed"])
+TITLE = pytest.mark.parametrize("title", ["stage 1", "stage 3"])
+Inputs = Literal["float", "quantized", "mixed"]
+SCHEDULE = Schedule(iterations=2, batch_size=8)
+
+
+@torch.no_grad()
+def by_brute_force(network: OpenedNetwork, images: torch.Tensor, index: int) -> torch.Tensor:
+    """Inputs of unit ``index``, walked from the image."""
+    value = images
+    for unit in network.units[:index]:
+        value = unit.module(unit.enter(value))
+    return network.units[index].enter(value)
+
+
+@NETWORK
+@TITLE
+@INPUTS
+def test_each_image_passes_each_network_once(build: Build, size: int, title: str, inputs: Inputs) -> None:
+    images = image_batch(size, 40)
+    stage = make_stage(title, build(), images, SCHEDULE, Tuning(inputs=inputs))
+    with counted(stage.target) as floats, counted(stage.quantized) as quantized:
+        run(stage)
+    names = [unit.name for unit in stage.target.units]
+    assert floats == dict.fromkeys(names, 40)
+    # The last unit's output is nobody's input.
+    expected = 0 if inputs == "float" else 40
+    assert quantized == {name: 0 if name == names[-1] else expected for name in names}
+
+
+@NETWORK
+def test_choosing_ranges_costs_one_pass_over_their_images(build: Build, size: int) -> None:
+    images = image_batch(size, 12)
+    stage = make_stage("stage 1", build(), images, SCHEDULE, ranges=False)
+    with counted(stage.target) as floats, counted(stage.quantized) as quantized:
+        run(stage, range_images=5)
+    assert set(floats.values()) == {12}
+    assert set(quantized.values()) == {5}
+
+
+@NETWORK
+def test_stage_2_measures_on_the_range_images_alone(build: Build, size: int) -> None:
+    model, images, method = build(), image_batch(size, 12), Method(range_images=5)
+    quantized = quantized_network(model, images, stage2=False)
+    stage = ReparameterizationStage(quantized, open_float(model), images, SCHEDULE, method)
+    with counted(stage.target) as floats, counted(stage.quantized) as changed_units:
+        run(stage)
+    pairs = {pair.unit for pair in quantized.pairs}
+    last = max(index for index, unit in enumerate(quantized.units) if unit.name in pairs)
+    assert floats == {unit.name: 5 if index <= last else 0 for index, unit in enumerate(quantized.units)}
+    assert changed_units == {unit.name: 10 if unit.name in pairs else 0 for unit in quantized.units}
+
+
+@NETWORK
+@TITLE
+@INPUTS
+@pytest.mark.parametrize("recalibrate", ["never", "unit"])
+def test_inputs_and_targets_are_those_of_a_walk_from_the_image(
+    build: Build, size: int, title: str, inputs: Inputs, recalibrate: Literal["never", "unit"]
+) -> None:
+    images = image_batch(size, 12)
+    stage = make_stage(title, build(), images, SCHEDULE, Tuning(inputs=inputs, recalibrate=recalibrate))
+    visited = []
+
+    def compare(stage: UnitStage, step: int) -> None:
+        index = stage.plan[stage.current_epoch]
+        visited.append((index, step))
+        with torch.no_grad():
+            float_inputs = by_brute_force(stage.target, images, index)
+            targets = stage.target.units[index].module(float_inputs)
+            read = by_brute_force(stage.quantized, images, index) if inputs != "float" else float_inputs
+        assert torch.equal(stage.float_inputs, float_inputs)
+        assert torch.equal(stage.targets, targets)
+        assert torch.equal(stage.inputs, read)
+
+    run(stage, EachStep(compare))
+    assert visited == [(index, step) for index in stage.plan for step in range(2)]
+
+
+@INPUTS
+def test_entering_a_unit_again_does_nothing(inputs: Inputs) -> None:
+    stage = make_stage("stage 3", tiny_vit(), image_batch(16, 12), SCHEDULE, Tuning(inputs=inputs))
+
+    def enter_again(stage: UnitStage, step: int) -> None:
+        before = stage.inputs, stage.float_inputs, stage.targets
+        with counted(stage.target) as floats, counted(stage.quantized) as quantized:
+            stage.enter_unit()
+        assert not sum(floats.values()) + sum(quantized.values())
+        assert all(a is b for a, b in zip(before, (stage.inputs, stage.float_inputs, stage.targets), strict=True))
+
+    run(stage, EachStep(enter_again), EachStep(enter_again, after=True))
+
+
+@TITLE
+def test_networks_are_in_evaluation_mode_in_every_step(title: str) -> None:
+    stage = make_stage(title, tiny_swin(drop_path_rate=0.5), image_batch(32, 6), SCHEDULE)
+    modes = []
+
+    def look(stage: UnitStage, step: int) -> None:
+        networks = (stage.quantized.model, stage.target.model)
+        modes.append(any(module.training for network in networks for module in network.modules()))
+
+    handles = [unit.module.register_forward_hook(lambda *_: look(stage, 0)) for unit in stage.quantized.units]
+    run(stage, EachStep(look))
+    for handle in handles:
+        handle.remove()
+    assert len(modes) >= len(stage.plan) * 4
+    assert not any(modes)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 9, 10, 11])
+def test_chunks_give_what_the_whole_gives(size: int) -> None:
+    inputs = torch.randn(10, 3)
+    lengths = []
+
+    def square(part: torch.Tensor) -> torch.Tensor:
+        lengths.append(len(part))
+        return part.square().unsqueeze(1)
+
+    outputs = run_in_chunks(square, inputs, torch.device("cpu"), size)
+    assert torch.equal(outputs, inputs.square().unsqueeze(1))
+    assert sum(lengths) == 10
+    assert max(lengths) <= size
+
+
+def test_epochs_are_units_and_steps_are_iterations() -> None:
+    stage = make_stage("stage 3", tiny_vit(), image_batch(16, 4), Schedule(iterations=3, batch_size=2))
+    steps: list[tuple[int, int]] = []
+    run(stage, EachStep(lambda stage, step: steps.append((stage.current_epoch, step))))
+    assert stage.epochs == len(stage.quantized.units) == 4
+    assert steps == [(epoch, step) for epoch in range(4) for step in range(3)]
