@@ -1,6 +1,7 @@
 """Calibration from Python, in three lines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Trainer
@@ -73,5 +74,22 @@ def calibrate(
         )
         trainer.fit(stage)
 
-    quantized = calibrate_network(Calibration(network, images, widths, method, schedule), fit)
+    with _restored(network):
+        quantized = calibrate_network(Calibration(network, images, widths, method, schedule), fit)
     return QuantizedNetwork(quantized.model, Architecture.of(network), Preprocessing.of(network), widths, method)
+
+
+@contextmanager
+def _restored(network: nn.Module) -> Iterator[None]:
+    """Give ``network`` its device, modes and gradient flags back: the stages need them otherwise."""
+    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    modes = [(module, module.training) for module in network.modules()]
+    device = next(network.parameters()).device
+    try:
+        yield
+    finally:
+        network.to(device)
+        for parameter, flag in gradients:
+            parameter.requires_grad_(flag)
+        for module, flag in modes:
+            module.training = flag

@@ -197,7 +197,8 @@ class Runner:
         if self.data.num_classes not in (None, classes):
             raise IsvitError(
                 f"The evaluation images have {self.data.num_classes} classes but the network has {classes}, expected "
-                "as many: set data.class_map to a file with the folder of each class in order, or change data.evaluation."
+                "as many: set data.class_map to a file with the folder of each class in order, or change "
+                "data.evaluation."
             )
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
         return per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])

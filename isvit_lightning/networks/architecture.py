@@ -40,7 +40,7 @@ class Architecture:
         """
         if self.name in EMBEDDED:
             return self._embedded(pretrained).eval()
-        if self.name != _SWIN:
+        if self.name != SWIN:
             _check_timm_name(self.name, pretrained)
         try:
             if self.name == SWIN:
@@ -54,7 +54,8 @@ class Architecture:
         except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
             raise IsvitError(
                 f"{self.name} could not be built with the arguments {self.args} ({first_line(error)}), expected "
-                "arguments of timm's create_model: correct model.network.args, or model_args in model.network.description."
+                "arguments of timm's create_model: correct model.network.args, or model_args in "
+                "model.network.description."
             ) from None
 
     @classmethod

@@ -1,0 +1,114 @@
+"""Used codes, clipped share and SNR against tensors whose figures are known by hand."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from isvit_lightning.callbacks import CalibrateQuantizers, WatchQuantizers
+from isvit_lightning.callbacks.watch import measure, measure_unit
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import open_quantized, quantizers, switch
+from isvit_lightning.quantizers import PerChannel, UniformQuantizer
+from isvit_lightning.stages import Schedule
+from tests.helpers import image_batch, quantized_network, tiny_vit
+from tests.stages.fitting import make_stage
+
+
+def uniform(scale: float = 1.0, zero_point: float = 1.0, bits: int = 2) -> UniformQuantizer:
+    """Grid ``scale · (-zero_point … 2**bits - 1 - zero_point)``."""
+    quantizer = UniformQuantizer(bits)
+    quantizer.scale.fill_(scale)
+    quantizer.zero_point.fill_(zero_point)
+    quantizer.refresh()
+    return quantizer
+
+
+def test_figures_by_hand() -> None:
+    # Grid -1, 0, 1, 2; -3 and 5 lie more than half a step beyond it, 2.25 does not.
+    tensor = torch.tensor([-3.0, -1.0, 0.0, 0.4, 1.0, 2.0, 2.25, 5.0])
+    use = measure(uniform(), tensor)
+    noise = (4 + 0.16 + 0.0625 + 9) / 8
+    power = (9 + 1 + 0.16 + 1 + 4 + 5.0625 + 25) / 8
+    assert (use.low, use.high) == (-3, 5)
+    assert (use.used_codes, use.n_codes) == (4, 4)
+    assert use.clipped == 2 / 8
+    assert use.snr_db == pytest.approx(10 * math.log10(power / noise), abs=1e-4)
+
+
+@pytest.mark.parametrize("tensor", [[0.0, 1.0, 2.25], [0.0, 1.0, -1.4], [2.0, 2.3], [0.1, 2.25, 2.25, 2.25]])
+def test_up_to_half_a_step_beyond_the_grid_is_not_clipped(tensor: list[float]) -> None:
+    assert measure(uniform(), torch.tensor(tensor)).clipped == 0
+
+
+@pytest.mark.parametrize(("tensor", "share"), [([0.0, 1.0, 9.0], 1 / 3), ([9.0, 9.0], 1.0), ([2.0, -9.0], 0.5)])
+def test_more_than_half_a_step_beyond_the_grid_is_clipped(tensor: list[float], share: float) -> None:
+    assert measure(uniform(), torch.tensor(tensor)).clipped == pytest.approx(share)
+
+
+def test_codes_that_do_not_occur_are_not_used() -> None:
+    use = measure(uniform(scale=0.5, zero_point=0, bits=3), torch.tensor([0.0, 0.1, 1.0, 3.5]))
+    assert (use.used_codes, use.n_codes) == (3, 8)
+
+
+def test_a_tensor_on_the_grid_has_a_finite_and_huge_snr() -> None:
+    use = measure(uniform(), torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+    assert 100 < use.snr_db < math.inf
+    assert use.clipped == 0
+
+
+def test_each_channel_is_measured_on_its_own_grid() -> None:
+    quantizer = UniformQuantizer(2, PerChannel(2))
+    quantizer.scale.copy_(torch.tensor([1.0, 10.0]).view_as(quantizer.scale))
+    quantizer.zero_point.zero_()
+    quantizer.refresh()
+    use = measure(quantizer, torch.tensor([[0.0, 30.0], [1.4, 14.0], [3.0, 0.0]]))
+    assert use.clipped == 0
+    assert use.used_codes == 3
+
+
+def test_every_quantizer_that_is_on_is_measured() -> None:
+    images = image_batch(16, 4)
+    network = quantized_network(tiny_vit(), images)
+    unit = network.units[1]
+    with torch.no_grad():
+        inputs = unit.enter(network.units[0].module(network.units[0].enter(images)))
+    assert measure_unit(unit.module, inputs).keys() == quantizers(unit.module).keys()
+    switch(network.model, weights=False, activations=True)
+    uses = measure_unit(unit.module, inputs)
+    assert uses.keys() == {name for name in quantizers(unit.module) if "weight" not in name}
+    assert all(1 < use.used_codes <= use.n_codes == 16 for use in uses.values())
+    assert not any(quantizer._forward_pre_hooks for quantizer in quantizers(unit.module).values())
+
+
+def test_fractional_zero_points_are_left_out() -> None:
+    images = image_batch(16, 4)
+    network = quantized_network(tiny_vit(), images, Bits(3, 3), Method(round_zero_point=False))
+    unit = network.units[1]
+    with torch.no_grad():
+        inputs = unit.enter(network.units[0].module(network.units[0].enter(images)))
+    left_out = quantizers(unit.module).keys() - measure_unit(unit.module, inputs).keys()
+    assert left_out == {"attn.qkv.input_quantizer", "mlp.fc1.input_quantizer"}
+
+
+def test_figures_of_each_unit_are_logged(tmp_path: Path) -> None:
+    stage = make_stage("stage 3", tiny_vit(), image_batch(16, 6), Schedule(1, 4))
+    trainer = Trainer(
+        max_epochs=stage.epochs,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path, "logs", "stage3"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[CalibrateQuantizers(), WatchQuantizers(images=3)],
+    )
+    trainer.fit(stage)
+    columns = (tmp_path / "logs" / "stage3" / "metrics.csv").read_text().splitlines()[0].split(",")
+    for name in quantizers(open_quantized(tiny_vit(), Bits(), Method()).model):
+        unit = next(unit.name for unit in stage.quantized.units if name.startswith(f"{unit.name}."))
+        rest = name.removeprefix(f"{unit}.")
+        for key in ("low", "high", "used_codes", "n_codes", "clipped", "snr_db"):
+            assert f"{unit}.{rest}/{key}" in columns
