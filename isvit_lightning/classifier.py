@@ -14,6 +14,9 @@ from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks.source import NetworkSource
 
 
+_BITS, _METHOD = Bits(), Method()
+
+
 class Classifier(LightningModule):
     """An image classifier and how it is to be quantized.
 
@@ -33,8 +36,8 @@ class Classifier(LightningModule):
     def __init__(
         self,
         network: NetworkSource,
-        bits: Bits | None = None,
-        method: Method | None = None,
+        bits: Bits = _BITS,
+        method: Method = _METHOD,
         iterations: int = 1000,
         batch_size: int = 64,
         micro_batch: int | None = None,
@@ -44,8 +47,8 @@ class Classifier(LightningModule):
             if value < 1:
                 raise IsvitError(f"model.{name} is {value}, expected at least 1: change it there.")
         self.source = network
-        self.bits = bits or Bits()
-        self.method = method or Method()
+        self.bits = bits
+        self.method = method
         self.iterations = iterations
         self.batch_size = batch_size
         self.micro_batch = micro_batch

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from isvit_lightning.classifier import Classifier, run_directory
@@ -31,6 +32,42 @@ _TRAINER_DEFAULTS = {
 }
 
 
+class _Verbs(Trainer):
+    """Lightning's trainer, which runs each stage. Here: the options of the verbs, and their help."""
+
+    def fit(self, evaluate: bool = True, baselines: bool = True) -> None:  # type: ignore[override]
+        """Calibrate a network and write its run directory.
+
+        Args:
+            evaluate: end with an evaluation and the table.
+            baselines: evaluate round-to-nearest and RepQ-style networks beside the result.
+        """
+
+    def validate(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
+        """Measure top-1 and top-5; the same as test.
+
+        Args:
+            ckpt_path: run directory or its quantized.safetensors; none measures the float network.
+        """
+
+    def test(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
+        """Measure top-1 and top-5 of a finished run.
+
+        Args:
+            ckpt_path: run directory or its quantized.safetensors; none measures the float network.
+        """
+
+    def predict(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
+        """Write class and probability of each evaluation image to predictions.csv.
+
+        Args:
+            ckpt_path: run directory or its quantized.safetensors; none predicts with the float network.
+        """
+
+    def inspect(self, **kwargs: Any) -> None:
+        """Print units, pairs, quantizers and the memory of the caches, and calibrate nothing."""
+
+
 class IsvitCLI(LightningCLI):
     """The command line: Lightning's, with `fit` running the stages in order."""
 
@@ -39,6 +76,7 @@ class IsvitCLI(LightningCLI):
             Classifier,
             CalibrationDataModule,
             save_config_callback=None,
+            trainer_class=_Verbs,
             trainer_defaults=_TRAINER_DEFAULTS,
             seed_everything_default=0,
             subclass_mode_data=True,
@@ -54,29 +92,23 @@ class IsvitCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Verbs, and the arguments of Lightning's own that they do not take."""
-        loaders = {"model", "dataloaders", "datamodule", "verbose", "weights_only"}
-        fit = {"model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only"}
-        predict = loaders | {"return_predictions"}
-        return {"fit": fit, "validate": loaders, "test": loaders, "predict": predict}
+        """The verbs; each takes all arguments of its method of :class:`_Verbs`."""
+        return {verb: set() for verb in ("fit", "validate", "test", "predict", "inspect")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Options of this program, and the seed of the draw of images."""
-        parser.add_argument("--evaluate", type=bool, default=True, help="End `fit` with an evaluation and the table.")
-        parser.add_argument(
-            "--baselines",
-            type=bool,
-            default=True,
-            help="Have `fit` evaluate round-to-nearest and RepQ-style networks beside the result.",
-        )
+        """The seed of the run draws the calibration images too."""
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
         """Runs are directories here; their configuration is read by :func:`main`."""
 
-    def fit(self, **kwargs: Any) -> None:
+    def before_instantiate_classes(self) -> None:
+        """Stages run in Lightning's own trainer."""
+        self.trainer_class = Trainer
+
+    def fit(self, evaluate: bool, baselines: bool, **kwargs: Any) -> None:
         """Run the stages."""
-        self._runner().fit(self._get(self.config, "evaluate"), self._get(self.config, "baselines"))
+        self._runner().fit(evaluate, baselines)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Measure a finished run, or the float network where no run is named."""
@@ -90,7 +122,7 @@ class IsvitCLI(LightningCLI):
         """Write the predictions of a finished run."""
         self._runner().predict(ckpt_path)
 
-    def inspect(self) -> None:
+    def inspect(self, **kwargs: Any) -> None:
         """Print what `fit` would do."""
         for table in inspect(self.model, self.datamodule):
             console().print(table)
@@ -162,10 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quieten()
     sys.argv = ["isvit"]
     try:
-        if given[:1] == ["inspect"]:
-            IsvitCLI(given[1:], run=False).inspect()
-        else:
-            IsvitCLI(with_run_config(given))
+        IsvitCLI(with_run_config(given))
     except IsvitError as error:
         sys.stderr.write(f"isvit: {error}\n")
         return 2

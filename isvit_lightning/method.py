@@ -66,6 +66,7 @@ class Method:
     """A post-training quantization method on the shared core.
 
     Args:
+        name: what results call it.
         softmax: quantizer of the attention probabilities.
         eta_candidates: list in which SULQ looks for its shift: powers of two (zero is exact) or the published one.
         extra_softmax_codes: codes that SULQ spends beyond ``2**bits``; 1 in the published code.
@@ -79,6 +80,7 @@ class Method:
         stage3: tuning with quantized weights.
     """
 
+    name: str = "isvit"
     softmax: SoftmaxQuantizer = "sulq"
     eta_candidates: EtaCandidates = "powers_of_two"
     extra_softmax_codes: int = 0
@@ -95,10 +97,10 @@ class Method:
 def round_to_nearest() -> Method:
     """Ranges only: per-tensor activations, uniform softmax, no stage 2, no tuning."""
     off = Tuning(enabled=False)
-    return Method(softmax="uniform", reparameterize=False, stage1=off, stage3=off)
+    return Method(name="round_to_nearest", softmax="uniform", reparameterize=False, stage1=off, stage3=off)
 
 
 def repq() -> Method:
     """RepQ-ViT's way on this core: log-sqrt2 softmax and stage 2, no tuning (arXiv 2212.08254)."""
     off = Tuning(enabled=False)
-    return Method(softmax="log_sqrt2", reparameterize_reductions=True, stage1=off, stage3=off)
+    return Method(name="repq", softmax="log_sqrt2", reparameterize_reductions=True, stage1=off, stage3=off)

@@ -24,7 +24,7 @@ _TITLES = {
     "round_to_nearest": "round to nearest",
     "repq": "RepQ-style, no tuning",
     "stage1": "after stage 1, float weights",
-    "quantized": "I&S-ViT",
+    "isvit": "I&S-ViT",
 }
 
 
@@ -99,7 +99,7 @@ class Results:
         seconds = {"quantized": self.seconds.get("total"), "stage1": self.seconds.get("stage1")}.get(name)
         seconds = self.seconds.get(name) if seconds is None else seconds
         return (
-            _TITLES.get(name, name),
+            _TITLES.get(self.method if name == "quantized" else name, self.method),
             f"{metrics['top1']:.2f}",
             f"{metrics['top5']:.2f}",
             bits,

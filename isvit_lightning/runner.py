@@ -145,7 +145,7 @@ class Runner:
         return Results(
             self.directory / "results.json",
             self.model.source.title,
-            "isvit",
+            self.model.method.name,
             self.model.bits,
             {"calibration": calibration_images, "evaluation": self.data.num_evaluation_images if evaluate else 0},
             self.seed,

@@ -65,7 +65,7 @@ def test_loaded_logits_are_identical(
     loaded = load(tmp_path / "q.safetensors", build())
     assert torch.equal(logits_of(loaded, images), logits_of(saved, images))
     assert (loaded.bits, loaded.method, loaded.preprocessing) == (saved.bits, method, saved.preprocessing)
-    assert not loaded.training
+    assert not any(module.training for module in loaded.model.modules())
     again = pack_state(loaded.model)
     assert all(torch.equal(tensor, again[name]) for name, tensor in pack_state(saved.model).items())
 
@@ -111,6 +111,14 @@ def test_a_timm_network_with_other_classes_and_size_needs_no_network(tmp_path: P
     assert torch.equal(logits_of(loaded, images), logits_of(saved, images))
 
 
+def test_a_loaded_network_says_that_it_is_in_evaluation_mode(tmp_path: Path) -> None:
+    model = tiny_vit()
+    saved = artifact(model, image_batch(16, 4))
+    saved.save(tmp_path / "q.safetensors")
+    assert not saved.training
+    assert not load(tmp_path / "q.safetensors", model).training
+
+
 def test_a_network_without_a_known_architecture_must_be_given(tmp_path: Path) -> None:
     model, images = tiny_vit(), image_batch(16, 4)
     artifact(model, images).save(tmp_path / "q.safetensors")
@@ -148,18 +156,20 @@ def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "q.safetensors"
     artifact(tiny_vit(), image_batch(16, 4)).save(path)
     others = [
-        (tiny_vit(embed_dim=24), r"pos_embed|cls_token"),
-        (tiny_vit(depth=3), r"blocks\.2"),
-        (tiny_vit(depth=1), r"blocks\.1"),
-        (tiny_vit(num_classes=6), r"head"),
-        (tiny_vit(class_token=False, global_pool="avg"), r"cls_token|fc_norm|norm"),
-        (tiny_swin(), r"layers|cls_token"),
+        tiny_vit(embed_dim=24),
+        tiny_vit(depth=3),
+        tiny_vit(depth=1),
+        tiny_vit(num_classes=6),
+        tiny_vit(class_token=False, global_pool="avg"),
+        tiny_swin(),
     ]
-    for other, detail in others:
-        with pytest.raises(IsvitError, match=rf"another network \(first difference: .*({detail})") as caught:
+    for other in others:
+        names = set(other.state_dict()) | set(tiny_vit().state_dict())
+        with pytest.raises(IsvitError, match=r"another network \(first difference: ") as caught:
             load(path, other)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+        assert any(name in str(caught.value) or name.rpartition(".")[0] in str(caught.value) for name in names)
 
 
 @pytest.mark.parametrize("section", ["bits", "method", "preprocessing", "stage1"])
@@ -216,7 +226,7 @@ def test_damaged_weights_are_a_sentence(part: str, change: str, tmp_path: Path) 
     else:
         tensors[key] = tensors[key][:-1] if change == "shorter" else tensors[key].float() + 0.5
     write_tensors(path, tensors, metadata)
-    with pytest.raises(IsvitError, match=r"blocks\.0\.mlp\.fc1"):
+    with pytest.raises(IsvitError, match="--ckpt_path"):
         load(path, model)
 
 

@@ -1,0 +1,125 @@
+"""Three lines from Python, and what they say to a mistake."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import isvit_lightning
+from isvit_lightning.embedded.digits import digit_images
+from isvit_lightning.embedded.networks import embedded_network
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.method import Bits, Method, Tuning, repq
+from isvit_lightning.networks import quantizers
+from isvit_lightning.quantizers import Role
+from tests.helpers import image_batch, tiny_swin, tiny_vit
+
+
+def quick(network: nn.Module, images: Any, **options: Any) -> Any:
+    return isvit_lightning.calibrate(network, images, **{"iterations": 1, "accelerator": "cpu", **options})
+
+
+def test_three_lines(tmp_path: Path) -> None:
+    network, images = embedded_network("vit_digits"), digit_images("train")[0][:16]
+    quantized = quick(network, images, bits=4)
+    quantized.save(tmp_path / "quantized.safetensors")
+    loaded = isvit_lightning.load(tmp_path / "quantized.safetensors")
+    with torch.no_grad():
+        assert torch.equal(loaded(images), quantized(images))
+        agree = (loaded(images).argmax(dim=1) == network(images).argmax(dim=1)).float().mean()
+    assert float(agree) > 0.6
+
+
+@pytest.mark.parametrize(("bits", "widths"), [(3, Bits(3, 3)), (Bits(4, 6), Bits(4, 6))])
+def test_bits_are_one_number_or_two(bits: int | Bits, widths: Bits) -> None:
+    quantized = quick(tiny_vit(), image_batch(16, 4), bits=bits)
+    assert quantized.bits == widths
+    for quantizer in quantizers(quantized).values():
+        assert quantizer.bits == (widths.weight if quantizer.role is Role.WEIGHT else widths.activation)
+
+
+def test_batches_are_as_good_as_one_tensor() -> None:
+    model, images = tiny_swin(), image_batch(32, 6)
+    whole = quick(model, images, bits=4)
+    parts = quick(model, iter(images.split(4)), bits=4)
+    with torch.no_grad():
+        assert torch.equal(whole(images), parts(images))
+
+
+def test_the_seed_decides_the_draws() -> None:
+    model, images = tiny_vit(), image_batch(16, 12)
+    logits = [quick(model, images, seed=seed, batch_size=4)(images) for seed in (0, 0, 1)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+
+
+def test_the_method_is_used_and_kept() -> None:
+    quantized = quick(tiny_vit(), image_batch(16, 4), method=repq())
+    assert quantized.method == repq()
+
+
+def test_the_network_is_left_untouched() -> None:
+    model, images = tiny_vit().train(), image_batch(16, 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quick(model, images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_each_unit_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "isvit_lightning")
+    quick(tiny_vit(), image_batch(16, 4))
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("isvit_lightning")]
+    assert len([line for line in lines if " unit " in line]) == 3 + 2 + 4
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, -3])
+def test_bits_outside_2_to_8_are_refused(bits: int) -> None:
+    with pytest.raises(IsvitError, match=rf"is {bits}, expected 2 to 8"):
+        quick(tiny_vit(), image_batch(16, 4), bits=bits)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(0, 3, 16, 16), torch.zeros(3, 16, 16), torch.zeros(4)])
+def test_images_of_another_shape_are_refused(images: torch.Tensor) -> None:
+    with pytest.raises(IsvitError, match=r"expected \(n, 3, height, width\).*argument images"):
+        quick(tiny_vit(), images)
+
+
+def test_no_batches_are_refused() -> None:
+    with pytest.raises(IsvitError, match="argument images"):
+        quick(tiny_vit(), [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(value: float) -> None:
+    images = image_batch(16, 4)
+    images[1, 0, 3, 3] = value
+    with pytest.raises(IsvitError, match="NaN or infinity"):
+        quick(tiny_vit(), images)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 20, 20), (2, 1, 16, 16)])
+def test_images_that_the_network_does_not_take_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(IsvitError):
+        quick(tiny_vit(), torch.randn(shape))
+
+
+@pytest.mark.parametrize("options", [{"iterations": 0}, {"batch_size": 0}])
+def test_an_empty_schedule_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(IsvitError, match=f"{next(iter(options))}.*expected at least 1"):
+        quick(tiny_vit(), image_batch(16, 4), **options)
+
+
+def test_an_unsupported_network_is_refused() -> None:
+    with pytest.raises(IsvitError, match="expected|supported"):
+        quick(nn.Sequential(nn.Conv2d(3, 4, 3)), image_batch(16, 4))
+
+
+def test_tuning_may_be_switched_off() -> None:
+    off = Tuning(enabled=False)
+    quantized = quick(tiny_vit(), image_batch(16, 4), method=Method(stage1=off, stage3=off, reparameterize=False))
+    assert all(quantizer.calibrated for quantizer in quantizers(quantized).values())

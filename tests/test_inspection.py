@@ -1,0 +1,80 @@
+"""The dry run tells units, pairs, quantizers and memory, and changes nothing."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from isvit_lightning.classifier import Classifier
+from isvit_lightning.data import DigitsDataModule
+from isvit_lightning.inspection import cache_bytes, inspect
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import open_float
+from isvit_lightning.networks.source import NetworkSource
+from tests.helpers import tiny_swin, tiny_vit
+
+
+def column(table: Table, name: str) -> list[str]:
+    return [str(cell) for cell in next(c for c in table.columns if c.header == name).cells]
+
+
+def tables(name: str, **options: object) -> list[Table]:
+    return list(inspect(Classifier(NetworkSource(name), **options), DigitsDataModule(calibration_images=100)))  # type: ignore[arg-type]
+
+
+def test_units_pairs_and_quantizers_of_a_vit() -> None:
+    units, pairs, quantizers = tables("vit_digits", bits=Bits(3, 4))
+    names = column(units, "unit")
+    assert names == ["patch_embed.proj", *(f"blocks.{index}" for index in range(4)), "head"]
+    assert str(units.title).startswith("6 units; ")
+    assert str(pairs.title) == "8 pairs for stage 2"
+    assert set(column(pairs, "channels")) == {"96"}
+    assert quantizers.title == "33 activation and 18 weight quantizers"
+    by_role = dict(zip(column(quantizers, "role"), column(quantizers, "codes"), strict=True))
+    assert by_role["weight"] == "8"
+    assert by_role["attn_prob"] == by_role["qkv_in"] == "16"
+
+
+def test_the_options_of_the_method_show() -> None:
+    _, pairs, quantizers = tables("swin_digits", method=Method(reparameterize_reductions=True, extra_softmax_codes=1))
+    assert str(pairs.title) == "14 pairs for stage 2"
+    found = dict(zip(column(quantizers, "role"), column(quantizers, "codes"), strict=True))
+    assert found["attn_prob"] == "17"
+    _, pairs, quantizers = tables("swin_digits", method=Method(softmax="log2"))
+    assert str(pairs.title) == "12 pairs for stage 2"
+    kinds = dict(zip(column(quantizers, "role"), column(quantizers, "kind"), strict=True))
+    assert (kinds["attn_prob"], kinds["weight"]) == ("log", "uniform")
+
+
+@pytest.mark.parametrize(("build", "size"), [(tiny_vit, 16), (tiny_swin, 32)], ids=["vit", "swin"])
+def test_caches_are_as_large_as_what_passes_the_units(build: Callable[[], nn.Module], size: int) -> None:
+    network = open_float(build())
+    seen: dict[str, tuple[int, int]] = {}
+    handles = [
+        unit.module.register_forward_hook(
+            lambda module, args, output, name=unit.name: seen.update({name: (4 * args[0].numel(), 4 * output.numel())})
+        )
+        for unit in network.units
+    ]
+    with torch.no_grad():
+        network.model(torch.zeros(1, 3, size, size))
+    for handle in handles:
+        handle.remove()
+    assert cache_bytes(network, (3, size, size)) == seen
+
+
+def test_memory_is_that_of_the_largest_unit() -> None:
+    units, _, _ = tables("vit_digits")
+    inputs, outputs = ([float(cell) for cell in column(units, name)] for name in ("input MB", "output MB"))
+    need = max(2 * a + b for a, b in zip(inputs, outputs, strict=True))
+    assert f"caches take up to {need:.0f} MB for 100 images" in str(units.title)
+
+
+def test_tables_print() -> None:
+    out = Console(width=140, record=True)
+    for table in tables("vit_digits"):
+        out.print(table)
+    assert "blocks.3.mlp.fc2.weight_quantizer" in out.export_text()
