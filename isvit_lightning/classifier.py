@@ -13,7 +13,6 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks.source import NetworkSource
 
-
 _BITS, _METHOD = Bits(), Method()
 
 

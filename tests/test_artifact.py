@@ -24,9 +24,7 @@ from isvit_lightning.quantizers import Role
 from isvit_lightning.results import float_size
 from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
 
-PUBLISHED = Method(
-    eta_candidates="published", extra_softmax_codes=1, clamp_zero_points=False, round_zero_point=False
-)
+PUBLISHED = Method(eta_candidates="published", extra_softmax_codes=1, clamp_zero_points=False, round_zero_point=False)
 REDUCTIONS = Method(reparameterize_reductions=True)
 METHODS = {
     "default": Method(),
@@ -55,9 +53,7 @@ def logits_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 @pytest.mark.parametrize(("build", "size"), [(tiny_vit, 16), (tiny_swin, 32)], ids=["vit", "swin"])
-def test_loaded_logits_are_identical(
-    build: Callable[[], nn.Module], size: int, method: Method, tmp_path: Path
-) -> None:
+def test_loaded_logits_are_identical(build: Callable[[], nn.Module], size: int, method: Method, tmp_path: Path) -> None:
     model, images = build(), image_batch(size, 4)
     saved = artifact(model, images, method=method)
     saved.save(tmp_path / "q.safetensors")
@@ -262,7 +258,9 @@ def test_an_uncalibrated_network_is_refused() -> None:
 
 
 def test_tuning_choices_read_back(tmp_path: Path) -> None:
-    method = Method(stage1=Tuning(learning_rate=1e-5, recalibrate="unit"), stage3=Tuning(inputs="mixed"), range_images=5)
+    method = Method(
+        stage1=Tuning(learning_rate=1e-5, recalibrate="unit"), stage3=Tuning(inputs="mixed"), range_images=5
+    )
     model = tiny_vit()
     saved = artifact(model, image_batch(16, 4), method=method)
     saved.save(tmp_path / "q.safetensors")

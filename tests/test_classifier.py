@@ -74,7 +74,8 @@ def test_predictions_are_probabilities(labeled: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("iterations", 0), ("batch_size", 0), ("batch_size", -1), ("micro_batch", -2), ("micro_batch", 0)]
+    ("name", "value"),
+    [("iterations", 0), ("batch_size", 0), ("batch_size", -1), ("micro_batch", -2), ("micro_batch", 0)],
 )
 def test_numbers_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(IsvitError, match=rf"model\.{name} is {value}, expected at least 1"):
@@ -95,7 +96,11 @@ def test_a_run_is_named_by_its_folder_or_its_file(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "alone.safetensors").write_bytes(b"")
-    for given in (tmp_path / "absent", tmp_path / "empty", tmp_path / "empty" / "quantized.safetensors",
-                  tmp_path / "alone.safetensors"):
+    for given in (
+        tmp_path / "absent",
+        tmp_path / "empty",
+        tmp_path / "empty" / "quantized.safetensors",
+        tmp_path / "alone.safetensors",
+    ):
         with pytest.raises(IsvitError, match="holds no finished run; expected .*--ckpt_path"):
             run_directory(str(given))

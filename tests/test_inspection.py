@@ -10,6 +10,7 @@ from torch import nn
 
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import DigitsDataModule
+from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.inspection import cache_bytes, inspect
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import open_float
@@ -68,9 +69,11 @@ def test_caches_are_as_large_as_what_passes_the_units(build: Callable[[], nn.Mod
 
 def test_memory_is_that_of_the_largest_unit() -> None:
     units, _, _ = tables("vit_digits")
-    inputs, outputs = ([float(cell) for cell in column(units, name)] for name in ("input MB", "output MB"))
-    need = max(2 * a + b for a, b in zip(inputs, outputs, strict=True))
-    assert f"caches take up to {need:.0f} MB for 100 images" in str(units.title)
+    sizes = cache_bytes(open_float(embedded_network("vit_digits")), (3, 32, 32))
+    need = max(2 * inputs + output for inputs, output in sizes.values()) * 100 / 1e6
+    assert str(units.title) == f"6 units; caches take up to {need:.0f} MB for 100 images"
+    assert column(units, "input MB") == [f"{inputs / 1e4:.1f}" for inputs, _ in sizes.values()]
+    assert column(units, "output MB") == [f"{output / 1e4:.1f}" for _, output in sizes.values()]
 
 
 def test_tables_print() -> None:

@@ -108,9 +108,7 @@ def test_stages_that_are_switched_off(
 
 @pytest.mark.parametrize("method", [round_to_nearest(), repq(), Method(stage1=OFF, stage3=OFF)])
 @NETWORK
-def test_without_tuning_both_ways_give_the_same_bits(
-    build: Callable[[], nn.Module], size: int, method: Method
-) -> None:
+def test_without_tuning_both_ways_give_the_same_bits(build: Callable[[], nn.Module], size: int, method: Method) -> None:
     given = calibration(build(), size, method)
     short = quantize_without_tuning(given)
     long = calibrate_network(given, fit)

@@ -22,9 +22,7 @@ NETWORK = pytest.mark.parametrize(
 )
 
 
-def fold(
-    build: Callable[[], nn.Module], size: int, method: Method
-) -> tuple[ReparameterizationStage, list[UnitReport]]:
+def fold(build: Callable[[], nn.Module], size: int, method: Method) -> tuple[ReparameterizationStage, list[UnitReport]]:
     """Stage 2 at 3 bits, and its reports."""
     model, images, progress = build(), image_batch(size, 16), UnitProgress(live=False)
     quantized = open_quantized(model, Bits(3, 3), method)
@@ -48,9 +46,7 @@ def test_rounding_makes_the_fold_exact_up_to_float32(
 
 
 @NETWORK
-def test_the_published_fraction_changes_the_output(
-    build: Callable[[], nn.Module], size: int, reductions: bool
-) -> None:
+def test_the_published_fraction_changes_the_output(build: Callable[[], nn.Module], size: int, reductions: bool) -> None:
     method = replace(Method(reparameterize_reductions=reductions), round_zero_point=False)
     _, reports = fold(build, size, method)
     for report in reports:

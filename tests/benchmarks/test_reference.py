@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import reference
+
+    monkeypatch.setattr(reference, "REFERENCE", tmp_path / "reference.yaml")
+    return reference
+
+
+def results(top1: float = 70.0, network: str = "tiny") -> dict[str, Any]:
+    metrics = {name: {"top1": top1, "top5": 90.0} for name in ("round_to_nearest", "stage1", "quantized")}
+    return {
+        "network": network,
+        "bits": {"weight": 3, "activation": 3},
+        "n_codes": {"weight": 8, "activation": 8, "attn_prob": 8},
+        "metrics": {"float": {"top1": 80.0, "top5": 95.0}, **metrics},
+        "images": {"calibration": 256, "evaluation": 2000},
+        "seed": 0,
+        "iterations": 100,
+        "size_bytes": {"float": 100, "packed": 10},
+        "versions": {"torch": "2.15.0"},
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_recorded_run_agrees_with_itself(
+    reference: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write(tmp_path / "run", results())
+    assert reference.run(["record", str(run), "isvit fit"]) == 0
+    assert reference.run(["check", str(run)]) == 0
+    assert "as in the reference" in capsys.readouterr().out
+
+
+def test_a_run_beyond_the_tolerance_fails(
+    reference: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference.record(write(tmp_path / "run", results()), "isvit fit")
+    worse = write(tmp_path / "worse", results(top1=70.0 - reference.tolerance(2000) - 0.1))
+    assert reference.run(["check", str(worse)]) == 1
+    assert "quantized: top-1" in capsys.readouterr().out
+
+
+def test_a_run_without_entry_fails(reference: ModuleType, tmp_path: Path) -> None:
+    assert reference.run(["check", str(write(tmp_path / "run", results()))]) == 1
+
+
+def test_recording_again_replaces_the_entry(reference: ModuleType, tmp_path: Path) -> None:
+    for top1 in (60.0, 70.0):
+        reference.record(write(tmp_path / "run", results(top1)), "isvit fit")
+    assert [entry["top1"]["quantized"] for entry in reference.read()] == [70.0]
+
+
+def test_the_imagenet_network_leads_the_table(reference: ModuleType, tmp_path: Path) -> None:
+    for network in ("a_cifar10", "z_imagenet"):
+        reference.record(write(tmp_path / "run", results(network=network)), "isvit fit")
+    rows = reference.table(reference.published(reference.read())).splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["z_imagenet", "a_cifar10"]
+
+
+def test_every_committed_entry_is_complete() -> None:
+    import yaml
+
+    needed = {"network", "bits", "images", "iterations", "seed", "command", "date", "top1", "tolerance", "versions"}
+    for entry in yaml.safe_load((ROOT / "docs" / "reference.yaml").read_text()):
+        assert needed <= set(entry)
+        assert entry["top1"]["float"] > entry["top1"]["quantized"] - entry["tolerance"]
