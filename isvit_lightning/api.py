@@ -1,7 +1,6 @@
 """Calibration from Python, in three lines."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from lightning.pytorch import Trainer
@@ -50,12 +49,11 @@ def calibrate(
     Raises:
         IsvitError: the network cannot be opened, the images are missing or not finite, or bits lie outside 2 to 8.
     """
-    images = images if isinstance(images, torch.Tensor) else torch.cat(list(images))
-    if images.dim() != 4 or len(images) == 0:
-        raise IsvitError(
-            f"Images have shape {tuple(images.shape)}, expected (n, 3, height, width) with n of at least 1: check the "
-            "argument images."
-        )
+    for name, value in (("iterations", iterations), ("batch_size", batch_size)):
+        if value < 1:
+            raise IsvitError(f"The argument {name} is {value}, expected at least 1: change it.")
+    preprocessing = Preprocessing.of(network)
+    images = _joined(images, preprocessing.input_size)
     widths = bits if isinstance(bits, Bits) else Bits(bits, bits)
     method = method or Method()
     schedule = Schedule(iterations, batch_size, seed)
@@ -74,22 +72,19 @@ def calibrate(
         )
         trainer.fit(stage)
 
-    with _restored(network):
-        quantized = calibrate_network(Calibration(network, images, widths, method, schedule), fit)
-    return QuantizedNetwork(quantized.model, Architecture.of(network), Preprocessing.of(network), widths, method)
+    quantized = calibrate_network(Calibration(network, images, widths, method, schedule), fit)
+    return QuantizedNetwork(quantized.model, Architecture.of(network), preprocessing, widths, method)
 
 
-@contextmanager
-def _restored(network: nn.Module) -> Iterator[None]:
-    """Give ``network`` its device, modes and gradient flags back: the stages need them otherwise."""
-    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    modes = [(module, module.training) for module in network.modules()]
-    device = next(network.parameters()).device
-    try:
-        yield
-    finally:
-        network.to(device)
-        for parameter, flag in gradients:
-            parameter.requires_grad_(flag)
-        for module, flag in modes:
-            module.training = flag
+def _joined(images: torch.Tensor | Iterable[torch.Tensor], input_size: tuple[int, int, int]) -> torch.Tensor:
+    """All images in one tensor ``(n, 3, height, width)``."""
+    batches = [images] if isinstance(images, torch.Tensor) else list(images)
+    for batch in batches:
+        if batch.dim() != 4 or tuple(batch.shape[1:]) != tuple(input_size):
+            raise IsvitError(
+                f"The images have shape {tuple(batch.shape)}, expected (n, {', '.join(map(str, input_size))}), the "
+                "network's input: check the argument images."
+            )
+    if not sum(map(len, batches)):
+        raise IsvitError("There are no images, expected at least 1: check the argument images.")
+    return torch.cat(batches)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.export.files import read_tensors, write_tensors
 from isvit_lightning.export.packing import pack, unpack
 from isvit_lightning.method import Bits, Method, Tuning
@@ -51,6 +51,7 @@ class QuantizedNetwork(nn.Module):
         self.preprocessing = preprocessing
         self.bits = bits
         self.method = method
+        self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(batch, classes)`` of ``images (batch, 3, height, width)``."""
@@ -91,10 +92,16 @@ def load(path: str | Path, network: nn.Module | None = None) -> QuantizedNetwork
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise IsvitError(f"{path} has format {metadata.get('format')}, expected {FORMAT}: check --ckpt_path.")
-    bits = _choices(Bits, metadata["bits"])
-    method = _choices(Method, metadata["method"])
-    architecture = metadata["architecture"] and _choices(Architecture, metadata["architecture"])
-    preprocessing = metadata["preprocessing"] and _choices(Preprocessing, metadata["preprocessing"])
+    try:
+        bits = _choices(Bits, metadata["bits"])
+        method = _choices(Method, metadata["method"])
+        architecture = metadata["architecture"] and _choices(Architecture, metadata["architecture"])
+        preprocessing = metadata["preprocessing"] and _choices(Preprocessing, metadata["preprocessing"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IsvitError(
+            f"{path} is damaged (its description lacks or garbles {first_line(error)}), expected a quantized.safetensors "
+            "of a finished run: check --ckpt_path."
+        ) from error
     if network is None:
         if architecture is None:
             raise IsvitError(f"{path} does not name its architecture; pass the float network as `network`.")
@@ -137,12 +144,15 @@ def _fill(opened: OpenedNetwork, tensors: dict[str, torch.Tensor], path: Path) -
             raise IsvitError(_other_network(path, strangers[0]))
         for layer, quantizer in layers.items():
             words, shape, parameter = packed[layer], shapes[layer], model.get_parameter(f"{layer}.weight")
-            if words is None or shape is None or shape.tolist() != list(parameter.shape):
+            whole = words is not None and shape is not None and words.dtype == torch.int32
+            if not whole or shape.tolist() != list(parameter.shape):
                 raise IsvitError(_other_network(path, f"{layer}.weight"))
             codes = unpack(words, quantizer.bits, parameter[0].numel()).view(parameter.shape)
             parameter.copy_(quantizer.decode(codes))
     except RuntimeError as error:
-        raise IsvitError(_other_network(path, str(error).split("\n")[-1].strip())) from error
+        raise IsvitError(
+            _other_network(path, " ".join(str(error).split("\n")[1:2]).strip() or first_line(error))
+        ) from error
 
 
 def _other_network(path: Path, detail: str) -> str:

@@ -42,7 +42,11 @@ class Classifier(LightningModule):
         micro_batch: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("iterations", iterations), ("batch_size", batch_size), ("micro_batch", micro_batch or 1)):
+        for name, value in (
+            ("iterations", iterations),
+            ("batch_size", batch_size),
+            ("micro_batch", 1 if micro_batch is None else micro_batch),
+        ):
             if value < 1:
                 raise IsvitError(f"model.{name} is {value}, expected at least 1: change it there.")
         self.source = network

@@ -103,6 +103,10 @@ class IsvitCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Runs are directories here; their configuration is read by :func:`main`."""
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Carry out a verb; the trainer's own methods of the same name are not consulted."""
+        getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
+
     def before_instantiate_classes(self) -> None:
         """Stages run in Lightning's own trainer."""
         self.trainer_class = Trainer
@@ -200,17 +204,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except IsvitError as error:
         sys.stderr.write(f"isvit: {error}\n")
         return 2
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
+        # The parser wraps what a constructor raises; any other ValueError is no mistake of the user.
+        if isinstance(error, ValueError) and not own_sentences(error):
+            raise
         sys.stderr.write(f"isvit: {one_sentence(error)}\n")
         return 2
     return 0
 
 
+def own_sentences(error: Exception) -> list[str]:
+    """The sentences of this program inside a parser's complaint."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    return [line for line in lines if ", expected" in line and line.endswith(".")]
+
+
 def one_sentence(error: Exception) -> str:
     """A parser's complaint in one line; where one of this program's own sentences is inside, that alone."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    own = [line for line in lines if ", expected" in line and line.endswith(".")]
-    return own[0] if own else f"{' '.join(lines)}; `isvit fit --help` lists the expected keys."
+    own = own_sentences(error)
+    return own[0] if own else f"{' '.join(str(error).split())}; `isvit fit --help` lists the expected keys."
 
 
 def _keep_one_heap() -> None:

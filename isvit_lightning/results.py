@@ -42,6 +42,7 @@ class Results:
         iterations: steps per unit and stage.
         metrics: accuracies in per cent by row of the table.
         seconds: durations by part of the run.
+        baseline_seconds: durations of the baselines, shown in the table only.
         size_bytes: sizes of the float and the packed network.
         n_codes: codes by kind of tensor.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
@@ -56,6 +57,7 @@ class Results:
     iterations: int
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    baseline_seconds: dict[str, float] = field(default_factory=dict)
     size_bytes: dict[str, int] = field(default_factory=dict)
     n_codes: dict[str, int] = field(default_factory=dict)
     peak_memory_bytes: int = 0
@@ -97,7 +99,7 @@ class Results:
         codes = "" if name == "float" else str(self.n_codes["attn_prob" if name == "quantized" else "activation"])
         size = self.size_bytes.get("float" if name in widths else "packed")
         seconds = {"quantized": self.seconds.get("total"), "stage1": self.seconds.get("stage1")}.get(name)
-        seconds = self.seconds.get(name) if seconds is None else seconds
+        seconds = self.baseline_seconds.get(name) if seconds is None else seconds
         return (
             _TITLES.get(self.method if name == "quantized" else name, self.method),
             f"{metrics['top1']:.2f}",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
@@ -132,11 +133,26 @@ class Runner:
     def _network(self, checkpoint: str | None) -> nn.Module:
         if checkpoint is None:
             return self._load_network().model
-        network = load(run_directory(checkpoint))
+        directory = run_directory(checkpoint)
+        self._require_same_model(directory)
+        network = load(directory)
         if network.preprocessing is None:
             raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
         self.data.attach(network.preprocessing)
         return network
+
+    def _require_same_model(self, directory: Path) -> None:
+        """Refuse options that contradict the run: the file holds what it was calibrated with, not what they say."""
+        path = directory / "config.yaml"
+        if not path.exists():
+            return
+        stored, given = yaml.safe_load(path.read_text())["model"], yaml.safe_load(self.config)["model"]
+        different = [f"model.{key}" for key in ("network", "bits", "method") if stored.get(key) != given.get(key)]
+        if different:
+            raise IsvitError(
+                f"{directory} was calibrated with another {' and '.join(different)}, expected the same: leave "
+                f"{'it' if len(different) == 1 else 'them'} out, or calibrate again with isvit fit."
+            )
 
     def _schedule(self) -> Schedule:
         return Schedule(self.model.iterations, self.model.batch_size, self.seed, self.model.micro_batch)
@@ -156,7 +172,7 @@ class Runner:
         for name, method in (("round_to_nearest", round_to_nearest()), ("repq", repq())):
             started = time.perf_counter()
             network = quantize_without_tuning(self._with_method(calibration, method))
-            results.seconds[name] = time.perf_counter() - started
+            results.baseline_seconds[name] = time.perf_counter() - started
             results.metrics[name] = self._measure(network.model)
 
     @staticmethod

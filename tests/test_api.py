@@ -115,7 +115,7 @@ def test_an_empty_schedule_is_refused(options: dict[str, int]) -> None:
 
 
 def test_an_unsupported_network_is_refused() -> None:
-    with pytest.raises(IsvitError, match="expected|supported"):
+    with pytest.raises(IsvitError, match=r"expected|supported"):
         quick(nn.Sequential(nn.Conv2d(3, 4, 3)), image_batch(16, 4))
 
 

@@ -1,6 +1,8 @@
 """The packed file: identical logits, as small as its bits, and refused wherever it does not fit."""
 
+import contextlib
 import dataclasses
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -226,11 +228,19 @@ def test_damaged_weights_are_a_sentence(part: str, change: str, tmp_path: Path) 
         load(path, model)
 
 
+def with_sorted_header(content: bytes) -> bytes:
+    """The same file with its metadata in alphabetical order; safetensors orders it at random."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
 def test_flipped_bits_never_raise_anything_else(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("flipped") / "q.safetensors"
     model = tiny_vit(depth=1)
     artifact(model, image_batch(16, 4)).save(path)
-    content = path.read_bytes()
+    content = with_sorted_header(path.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
 
     @given(st.randoms(use_true_random=False))
@@ -242,10 +252,8 @@ def test_flipped_bits_never_raise_anything_else(tmp_path_factory: pytest.TempPat
             position = draw.randrange(header) if draw.random() < 0.8 else draw.randrange(len(content))
             damaged[position] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged)
-        try:
+        with contextlib.suppress(IsvitError):
             load(path, model)
-        except IsvitError:
-            pass
 
     check()
 
@@ -272,5 +280,5 @@ def test_tuning_choices_read_back(tmp_path: Path) -> None:
 
 def test_a_missing_file_or_run_is_a_sentence(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent", tmp_path / "absent.safetensors"):
-        with pytest.raises(IsvitError, match="does not exist.*--ckpt_path"):
+        with pytest.raises(IsvitError, match=r"does not exist.*--ckpt_path"):
             load(path)

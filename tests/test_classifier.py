@@ -102,5 +102,5 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         tmp_path / "empty" / "quantized.safetensors",
         tmp_path / "alone.safetensors",
     ):
-        with pytest.raises(IsvitError, match="holds no finished run; expected .*--ckpt_path"):
+        with pytest.raises(IsvitError, match=r"holds no finished run; expected .*--ckpt_path"):
             run_directory(str(given))

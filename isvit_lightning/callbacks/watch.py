@@ -21,7 +21,7 @@ class GridUse:
         high: largest value seen.
         used_codes: distinct codes that occurred.
         n_codes: codes that exist.
-        clipped: share of elements that take the first or last code and lie more than one half step beyond it, 0 to 1.
+        clipped: share of elements more than half a step away from the first or last code that they take, 0 to 1.
         snr_db: signal to quantization noise, in decibel.
     """
 
@@ -39,15 +39,18 @@ def measure(quantizer: Quantizer, tensor: torch.Tensor) -> GridUse:
     values = quantizer.decode(codes)
     error = values - tensor
     power, noise = tensor.square().mean(), error.square().mean()
-    edge = (codes == 0) | (codes == quantizer.n_codes - 1)
-    inner = error[~edge].abs()
-    widest = inner.max() if inner.numel() else error.abs().min()
+    last = quantizer.n_codes - 1
+    clipped = torch.zeros_like(codes, dtype=torch.bool)
+    for outer, inner in ((0, 1), (last, last - 1)):
+        edge, neighbour = (quantizer.decode(torch.full_like(codes, code)) for code in (outer, inner))
+        # A value within half a step beyond the outermost code rounds to it; only what lies farther is clipped.
+        clipped |= (codes == outer) & (error.abs() > (edge - neighbour).abs() * 0.5 * (1 + 1e-6))
     return GridUse(
         low=float(tensor.min()),
         high=float(tensor.max()),
         used_codes=len(torch.unique(codes)),
         n_codes=quantizer.n_codes,
-        clipped=float((edge & (error.abs() > widest)).float().mean()),
+        clipped=float(clipped.float().mean()),
         snr_db=float(10 * torch.log10(power / noise.clamp_min(torch.finfo(noise.dtype).tiny))),
     )
 

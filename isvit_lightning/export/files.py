@@ -1,5 +1,6 @@
 """Writing files so that a crash leaves the old one or the new one, never half of one."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from isvit_lightning.errors import IsvitError
+
+_METADATA = "isvit"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -28,7 +31,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise IsvitError(
             f"Cannot write {path}: {error.strerror}; expected a writable folder with {len(content)} bytes free: free "
             "some or set trainer.default_root_dir elsewhere."
@@ -41,8 +45,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file whose header carries ``metadata``, each value as JSON."""
-    header = {key: json.dumps(value) for key, value in metadata.items()}
+    """Write a safetensors file whose header carries ``metadata`` as one JSON text.
+
+    One text, because safetensors writes several in random order: equal networks give equal bytes.
+    """
+    header = {_METADATA: json.dumps(metadata, sort_keys=True)}
     write_atomically(path, save({key: value.contiguous().cpu() for key, value in tensors.items()}, header))
 
 
@@ -56,9 +63,11 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise IsvitError(f"{path} does not exist; expected a file of a finished run: check --ckpt_path.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file is no mapping
-        return tensors, {key: json.loads(value) for key, value in header.items()}
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
+        return tensors, header
     except (SafetensorError, OSError, ValueError) as error:
         raise IsvitError(
             f"{path} is damaged or no file of this program ({error}); expected a quantized.safetensors of a finished "

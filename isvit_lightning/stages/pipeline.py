@@ -1,6 +1,7 @@
 """The stages in order: I&S-ViT's smooth optimization strategy, or the same without tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,14 @@ def calibrate_network(
         fit: runs one stage.
         after_stage1: called with the network of quantized activations and float weights that stage 1 leaves.
     """
+    with _restored(calibration.model):
+        return _run_stages(calibration, fit, after_stage1)
+
+
+def _run_stages(calibration: Calibration, fit: Fit, after_stage1: Callable[[nn.Module], None] | None) -> OpenedNetwork:
     method = calibration.method
-    target = open_float(calibration.model)
     quantized = open_quantized(calibration.model, calibration.bits, method)
+    target = open_float(calibration.model)
     shared = (quantized, target, calibration.images, calibration.schedule, method)
     sample = calibration.images[: method.range_images]
 
@@ -94,3 +100,19 @@ def quantize_without_tuning(calibration: Calibration) -> OpenedNetwork:
     switch(quantized.model, weights=True, activations=True)
     calibrate_weights(quantized.model)
     return quantized
+
+
+@contextmanager
+def _restored(network: nn.Module) -> Iterator[None]:
+    """Give ``network`` its device, modes and gradient flags back: the stages need them otherwise."""
+    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    modes = [(module, module.training) for module in network.modules()]
+    device = next(network.parameters()).device
+    try:
+        yield
+    finally:
+        network.to(device)
+        for parameter, flag in gradients:
+            parameter.requires_grad_(flag)
+        for module, flag in modes:
+            module.training = flag
