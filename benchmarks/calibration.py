@@ -1,7 +1,8 @@
 """Cost of a calibration in float block steps, and its peak memory.
 
 A *float block step* is forward, backward and Adam of one float block at the batch size of the calibration: a unit of
-cost that carries over from one machine to another. It is measured in the same process, before and after.
+cost that carries over from one machine to another. It is measured in the same run, at the start and the end of every
+unit, so that whatever else the machine does weighs on both sides.
 
 Arguments are those of ``isvit fit``::
 
@@ -12,116 +13,134 @@ import json
 import statistics
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import cast
 
 import torch
-import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from isvit_lightning.cli import default_directory, main
-from isvit_lightning.networks import OpenedNetwork, Unit, open_float
-from isvit_lightning.networks.source import NetworkSource
-from isvit_lightning.stages.tuning import reconstruction_loss
+from isvit_lightning.cli import IsvitCLI, main
+from isvit_lightning.networks import Unit
+from isvit_lightning.runner import Runner
+from isvit_lightning.stages import UnitStage
+from isvit_lightning.stages.tuning import TuningStage, reconstruction_loss
 
-_REPEATS = 7
-
-
-def read_configs(paths: list[str]) -> dict[str, object]:
-    """The merged ``model.network`` section, the batch size and the iterations of configuration files."""
-    merged: dict[str, object] = {}
-    for path in paths:
-        merged |= yaml.safe_load(Path(path).read_text()).get("model", {})
-    return merged
+_REPEATS = 3
 
 
-def unit_inputs(network: OpenedNetwork, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Input of each unit for ``images (n, 3, height, width)``."""
-    inputs, value = {}, images
-    with torch.no_grad():
-        for unit in network.units:
-            inputs[unit.name] = unit.enter(value)
-            value = unit.module(inputs[unit.name])
-    return inputs
+def float_step_seconds(unit: Unit, inputs: torch.Tensor, targets: torch.Tensor, micro_batch: int) -> list[float]:
+    """Seconds of forward, backward and Adam of one float unit, ``_REPEATS`` times after a warm-up.
 
-
-def float_step_seconds(unit: Unit, inputs: torch.Tensor) -> float:
-    """Median seconds of forward, backward and Adam of one float unit on ``inputs``."""
+    Args:
+        unit: float unit; its weights are given back as they were.
+        inputs: one batch of its inputs.
+        targets: as many targets, for the same loss.
+        micro_batch: images at once, as in the calibration, so that the measurement takes no more memory than it.
+    """
     weights = [
         parameter
         for module in unit.module.modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
         for parameter in module.parameters(recurse=False)
     ]
+    kept = [weight.detach().clone() for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=1e-9, fused=True)
-    with torch.no_grad():
-        target = unit.module(inputs)
     durations = []
     for _ in range(_REPEATS + 1):
         started = time.perf_counter()
-        loss = reconstruction_loss(unit.module(inputs), target)
         optimizer.zero_grad()
-        loss.backward()
+        for some, wanted in zip(torch.split(inputs, micro_batch), torch.split(targets, micro_batch), strict=True):
+            (reconstruction_loss(unit.module(some), wanted) * (len(some) / len(inputs))).backward()
         optimizer.step()
         durations.append(time.perf_counter() - started)
-    for weight in weights:
+    for weight, value in zip(weights, kept, strict=True):
         weight.requires_grad_(False)
         weight.grad = None
-    return statistics.median(durations[1:])
+        weight.copy_(value)
+    return durations[1:]
 
 
-def all_steps(network: OpenedNetwork, images: torch.Tensor) -> dict[str, float]:
-    """Seconds of the float step of each unit."""
-    inputs = unit_inputs(network, images)
-    return {unit.name: float_step_seconds(unit, inputs[unit.name]) for unit in network.units}
+class FloatSteps(Callback):
+    """Times the float step of each unit while its calibration runs.
+
+    Attributes:
+        seconds: timings by stage and unit.
+        spent: time that the measurement itself took.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.spent = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time at the start of a unit."""
+        cast("UnitStage", pl_module).enter_unit()
+        self._time(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time at the end of a unit."""
+        self._time(pl_module)
+
+    def _time(self, stage: LightningModule) -> None:
+        if not isinstance(stage, TuningStage):
+            return
+        started = time.perf_counter()
+        size = stage.schedule.batch_size
+        unit = stage.target.units[stage.plan[stage.current_epoch]]
+        durations = float_step_seconds(unit, stage.float_inputs[:size], stage.targets[:size], stage.micro_batch)
+        self.seconds[stage.title, unit.name] += durations
+        self.spent += time.perf_counter() - started
+
+    def step(self, stage: str, unit: str) -> float:
+        """Median seconds of the float step of a unit."""
+        return statistics.median(self.seconds[stage, unit])
 
 
-def run() -> int:
-    """Calibrate as ``isvit fit`` does, and print cost and memory."""
-    rest = sys.argv[1:]
-    paths = [rest[index + 1] for index, word in enumerate(rest[:-1]) if word == "--config"]
-    section = read_configs(paths)
-    loaded = NetworkSource(**section["network"]).build()  # type: ignore[arg-type]
-    network = open_float(loaded.model)
-    images = torch.randn(int(section.get("batch_size", 64)), *loaded.preprocessing.input_size)  # type: ignore[call-overload]
-    before = all_steps(network, images)
-    del network, loaded
+STEPS = FloatSteps()
+RUNNERS: list[Runner] = []
 
-    status = main(["fit", *rest])
-    if status:
-        return status
-    given = [rest[index + 1] for index, word in enumerate(rest[:-1]) if word == "--trainer.default_root_dir"]
-    directory = Path(given[0]) if given else default_directory(paths)
+
+class BenchmarkCLI(IsvitCLI):
+    """`isvit` with the timing beside it."""
+
+    def _runner(self) -> Runner:
+        runner = super()._runner()
+        runner.configured_callbacks.append(STEPS)
+        RUNNERS.append(runner)
+        return runner
+
+
+def report(directory: Path) -> dict[str, float]:
+    """Cost of the finished run."""
     results = json.loads((directory / "results.json").read_text())
-
-    network = open_float(NetworkSource(**section["network"]).build().model)  # type: ignore[arg-type]
-    after = all_steps(network, images)
-    steps = {name: (before[name] + after[name]) / 2 for name in before}
-    report(results, steps, directory)
-    return 0
-
-
-def report(results: dict[str, dict[str, float]], steps: dict[str, float], directory: Path) -> None:
-    """Print the table and write ``cost.json`` into the run directory."""
-    blocks = [seconds for name, seconds in steps.items() if "blocks" in name]
-    block = statistics.median(blocks)
-    first = next(iter(steps))
-    iterations = results["iterations"]
-    # The patch projection has nothing to tune in stage 1.
-    schedule = iterations * (2 * sum(steps.values()) - steps[first])
-    total = results["seconds"]["total"]
-    cost = {
+    block = statistics.median(STEPS.step(*key) for key in STEPS.seconds if "blocks" in key[1])
+    schedule = results["iterations"] * sum(STEPS.step(*key) for key in STEPS.seconds)
+    total = results["seconds"]["total"] - STEPS.spent
+    return {
         "float_block_step_seconds": round(block, 4),
-        "calibration_seconds": total,
+        "calibration_seconds": round(total, 1),
         "float_block_steps": round(total / block),
         "ratio_to_schedule": round(total / schedule, 3),
         "peak_memory_gb": round(results["peak_memory_bytes"] / 1e9, 3),
         "threads": torch.get_num_threads(),
     }
+
+
+def run() -> int:
+    """Calibrate as ``isvit fit`` does, print cost and memory, and leave them in ``cost.json`` of the run."""
+    status = main(["fit", *sys.argv[1:]], BenchmarkCLI)
+    if status:
+        return status
+    directory = RUNNERS[0].directory
+    cost = report(directory)
     for name, value in cost.items():
         print(f"{name:28s} {value}")
     (directory / "cost.json").write_text(json.dumps(cost, indent=2) + "\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -82,9 +82,11 @@ def _joined(images: torch.Tensor | Iterable[torch.Tensor], input_size: tuple[int
     for batch in batches:
         if batch.dim() != 4 or tuple(batch.shape[1:]) != tuple(input_size):
             raise IsvitError(
-                f"The images have shape {tuple(batch.shape)}, expected (n, {', '.join(map(str, input_size))}), the "
-                "network's input: check the argument images."
+                f"The images have shape {tuple(batch.shape)}, expected (n, 3, height, width) with height and "
+                f"width {input_size[1]} x {input_size[2]}: check the argument images."
             )
     if not sum(map(len, batches)):
-        raise IsvitError("There are no images, expected at least 1: check the argument images.")
+        raise IsvitError(
+            "There are no images, expected (n, 3, height, width) with n of 1 or more: check the argument images."
+        )
     return torch.cat(batches)

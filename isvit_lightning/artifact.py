@@ -99,8 +99,8 @@ def load(path: str | Path, network: nn.Module | None = None) -> QuantizedNetwork
         preprocessing = metadata["preprocessing"] and _choices(Preprocessing, metadata["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IsvitError(
-            f"{path} is damaged (its description lacks or garbles {first_line(error)}), expected a quantized.safetensors "
-            "of a finished run: check --ckpt_path."
+            f"{path} is damaged (its description lacks or garbles {first_line(error)}), expected a "
+            "quantized.safetensors of a finished run: check --ckpt_path."
         ) from error
     if network is None:
         if architecture is None:
@@ -144,8 +144,9 @@ def _fill(opened: OpenedNetwork, tensors: dict[str, torch.Tensor], path: Path) -
             raise IsvitError(_other_network(path, strangers[0]))
         for layer, quantizer in layers.items():
             words, shape, parameter = packed[layer], shapes[layer], model.get_parameter(f"{layer}.weight")
-            whole = words is not None and shape is not None and words.dtype == torch.int32
-            if not whole or shape.tolist() != list(parameter.shape):
+            if words is None or shape is None or words.dtype != torch.int32:
+                raise IsvitError(_other_network(path, f"{layer}.weight"))
+            if shape.tolist() != list(parameter.shape):
                 raise IsvitError(_other_network(path, f"{layer}.weight"))
             codes = unpack(words, quantizer.bits, parameter[0].numel()).view(parameter.shape)
             parameter.copy_(quantizer.decode(codes))

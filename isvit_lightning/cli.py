@@ -185,11 +185,12 @@ def _split(argument: str) -> list[str]:
     return [name, value] if equals and name == "--ckpt_path" else [argument]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = IsvitCLI) -> int:
     """Entry point of ``isvit``.
 
     Args:
         arguments: command line without the program's name; the process's own by default.
+        program: the command line to run; a subclass adds to what is done.
 
     Returns:
         Exit status: 0, or 2 after a mistake in the input.
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _keep_one_heap()
     sys.argv = ["isvit"]
     try:
-        IsvitCLI(with_run_config(given))
+        program(with_run_config(given))
     except IsvitError as error:
         sys.stderr.write(f"isvit: {error}\n")
         return 2

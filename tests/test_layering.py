@@ -32,7 +32,8 @@ def test_rooms_import_only_rooms_below(room: str) -> None:
 
 
 def test_the_core_does_not_import_detection() -> None:
-    code = "import sys, isvit_lightning; print([m for m in ('mmdet', 'mmcv', 'mmengine', 'detection') if m in sys.modules])"
+    packages = ("mmdet", "mmcv", "mmengine", "detection")
+    code = f"import sys, isvit_lightning; print([name for name in {packages} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
 

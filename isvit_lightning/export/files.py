@@ -65,10 +65,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file is no mapping
-        if not isinstance(header, dict):
-            raise ValueError("its header is no object")
-        return tensors, header
-    except (SafetensorError, OSError, ValueError) as error:
+        return tensors, dict(header)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise IsvitError(
             f"{path} is damaged or no file of this program ({error}); expected a quantized.safetensors of a finished "
             "run: check --ckpt_path."

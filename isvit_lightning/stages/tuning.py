@@ -109,7 +109,7 @@ class TuningStage(UnitStage):
         optimizer.zero_grad()  # type: ignore[union-attr]
         chosen = torch.randperm(len(self.targets), generator=self._generator)[: self.schedule.batch_size]
         total = torch.zeros((), device=self.device)
-        for part in torch.split(chosen, self._micro_batch()):
+        for part in torch.split(chosen, self.micro_batch):
             loss = self._loss(part) * (len(part) / len(chosen))
             self.manual_backward(loss)
             total += loss.detach()
@@ -134,7 +134,9 @@ class TuningStage(UnitStage):
     def _optimizer(self) -> torch.optim.Optimizer:
         return self.optimizers().optimizer  # type: ignore[union-attr]
 
-    def _micro_batch(self) -> int:
+    @property
+    def micro_batch(self) -> int:
+        """Images that pass the unit at once."""
         whole = 16 if self.device.type == "cpu" else self.schedule.batch_size
         return self.schedule.micro_batch or whole
 
