@@ -45,6 +45,7 @@ VARIANTS = (
     Variant("ranges anew before stage 3", ("--model.method.stage3.recalibrate", "stage")),
     Variant("learning rate 4e-5 (published)", both("learning_rate", "4e-5")),
     Variant("learning rate 6e-4", both("learning_rate", "6e-4")),
+    Variant("error of each token divided by its variance", both("loss", "normalized")),
     Variant("published list of shifts", ("--model.method.eta_candidates", "published")),
     Variant("uniform softmax quantizer", ("--model.method.softmax", "uniform")),
     Variant("median instead of mean in stage 2", ("--model.method.statistic", "median")),

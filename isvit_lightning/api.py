@@ -53,7 +53,7 @@ def calibrate(
         if value < 1:
             raise IsvitError(f"The argument {name} is {value}, expected at least 1: change it.")
     preprocessing = Preprocessing.of(network)
-    images = _joined(images, preprocessing.input_size)
+    images = _joined(images, preprocessing.input_size if hasattr(network, "patch_embed") else None)
     widths = bits if isinstance(bits, Bits) else Bits(bits, bits)
     method = method or Method()
     schedule = Schedule(iterations, batch_size, seed)
@@ -76,14 +76,15 @@ def calibrate(
     return QuantizedNetwork(quantized.model, Architecture.of(network), preprocessing, widths, method)
 
 
-def _joined(images: torch.Tensor | Iterable[torch.Tensor], input_size: tuple[int, int, int]) -> torch.Tensor:
-    """All images in one tensor ``(n, 3, height, width)``."""
+def _joined(images: torch.Tensor | Iterable[torch.Tensor], input_size: tuple[int, int, int] | None) -> torch.Tensor:
+    """All images in one tensor ``(n, 3, height, width)``; a network without timm's metadata takes any size."""
     batches = [images] if isinstance(images, torch.Tensor) else list(images)
     for batch in batches:
-        if batch.dim() != 4 or tuple(batch.shape[1:]) != tuple(input_size):
+        if batch.dim() != 4 or (input_size is not None and tuple(batch.shape[1:]) != tuple(input_size)):
+            wanted = "any size" if input_size is None else f"{input_size[1]} x {input_size[2]}"
             raise IsvitError(
-                f"The images have shape {tuple(batch.shape)}, expected (n, 3, height, width) with height and "
-                f"width {input_size[1]} x {input_size[2]}: check the argument images."
+                f"The images have shape {tuple(batch.shape)}, expected (n, 3, height, width) of {wanted}: check the "
+                "argument images."
             )
     if not sum(map(len, batches)):
         raise IsvitError(

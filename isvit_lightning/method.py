@@ -9,6 +9,7 @@ SoftmaxQuantizer = Literal["sulq", "uniform", "log2", "log_sqrt2"]
 EtaCandidates = Literal["powers_of_two", "published"]
 StageInputs = Literal["float", "quantized", "mixed"]
 Recalibration = Literal["never", "stage", "unit"]
+Loss = Literal["squared", "normalized"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Tuning:
             so far, or an element-wise random mixture of both, half and half.
         recalibrate: when the ranges of activations are chosen anew: never, once before the stage, or before each unit
             on the inputs that the unit is tuned with.
+        loss: squared error as published, or with each token's error divided by the variance of its target, which is
+            how the next LayerNorm will see it: one token with enormous activations then does not outweigh all others.
         range_learning_rate: rate of Adam for the scales of the activations (straight-through gradient of the step
             size, LSQ, arXiv 1902.08153, without its gradient scale), relative to each scale; 0 keeps them fixed.
     """
@@ -51,6 +54,7 @@ class Tuning:
     learning_rate: float = 2e-4
     inputs: StageInputs = "float"
     recalibrate: Recalibration = "never"
+    loss: Loss = "squared"
     range_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:

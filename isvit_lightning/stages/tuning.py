@@ -32,12 +32,30 @@ def trainable_scales(module: nn.Module) -> list[torch.Tensor]:
     ]
 
 
-def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(
+    output: torch.Tensor, target: torch.Tensor, variance: torch.Tensor | None = None
+) -> torch.Tensor:
     """Squared error summed over axis 1 and averaged over the others, a scalar.
 
     The published code's form: ``tokens`` times the mean squared error for ``(batch, tokens, channels)``.
+
+    Args:
+        output: output of the unit.
+        target: output of the float unit, same shape.
+        variance: what each squared error is divided by; broadcasts against them.
     """
-    return (output - target).square_().mean() * output.shape[1]
+    error = (output - target).square_()
+    return (error if variance is None else error / variance).mean() * output.shape[1]
+
+
+def token_variance(targets: torch.Tensor, module: nn.Module) -> torch.Tensor | None:
+    """Variance ``(batch, …, 1)`` of each token of ``targets (batch, …, channels)`` over its channels.
+
+    None for outputs that are no tokens: logits, and the channels-first map of the patch projection.
+    """
+    if targets.dim() < 3 or isinstance(module, QuantConv2d):
+        return None
+    return targets.var(dim=-1, keepdim=True) + torch.finfo(targets.dtype).eps
 
 
 class TuningStage(UnitStage):
@@ -147,4 +165,6 @@ class TuningStage(UnitStage):
             from_float = torch.rand(inputs.shape, generator=self._generator) < 0.5
             inputs = torch.where(from_float, self.float_inputs[chosen], inputs)
         output = self.unit.module(inputs.to(self.device))
-        return reconstruction_loss(output, self.targets[chosen].to(self.device))
+        target = self.targets[chosen].to(self.device)
+        variance = token_variance(target, self.unit.module) if self.tuning.loss == "normalized" else None
+        return reconstruction_loss(output, target, variance)
