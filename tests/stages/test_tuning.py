@@ -12,7 +12,12 @@ from isvit_lightning.method import Tuning
 from isvit_lightning.networks import open_quantized, quantizers, switch
 from isvit_lightning.quantizers import Role
 from isvit_lightning.stages import Schedule, UnitStage
-from isvit_lightning.stages.tuning import reconstruction_loss, trainable_parameters, trainable_scales
+from isvit_lightning.stages.tuning import (
+    reconstruction_loss,
+    token_variance,
+    trainable_parameters,
+    trainable_scales,
+)
 from tests.helpers import DEFAULT_BITS, DEFAULT_METHOD, image_batch, relative_change, tiny_swin, tiny_vit
 from tests.stages.fitting import EachStep, changed, make_stage, run, snapshot
 
@@ -81,6 +86,23 @@ def test_loss_is_summed_over_axis_1_and_averaged_over_the_rest(shape: tuple[int,
         float((output - target).pow(2).sum(1).mean()), rel=1e-5
     )
     assert torch.equal(output, kept)
+
+
+def test_normalized_loss_is_the_error_in_units_of_each_tokens_variance() -> None:
+    output, target = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    target[0, 0] *= 100
+    variance = token_variance(target, torch.nn.Identity())
+    assert variance is not None
+    slow = [
+        float((output[i, j] - target[i, j]).square().mean() / target[i, j].var()) for i in range(2) for j in range(5)
+    ]
+    assert float(reconstruction_loss(output, target, variance)) == pytest.approx(sum(slow) / 2, rel=1e-4)
+
+
+def test_logits_and_the_patch_projection_have_no_tokens() -> None:
+    network = open_quantized(tiny_vit(), DEFAULT_BITS, DEFAULT_METHOD)
+    assert token_variance(torch.randn(4, 10), torch.nn.Identity()) is None
+    assert token_variance(torch.randn(4, 8, 2, 2), network.units[0].module) is None
 
 
 @TITLE
