@@ -4,7 +4,7 @@
 
     python benchmarks/reference.py record RUN "isvit fit --config …"   # write or replace the entry of a run
     python benchmarks/reference.py check RUN …                         # compare runs with their entries; exit 1 beyond
-    python benchmarks/reference.py table                               # the README's table, Markdown
+    python benchmarks/reference.py table                               # put the table into the README
 """
 
 import datetime as dt
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.yaml"
+README = REFERENCE.parent.parent / "README.md"
 ROWS = ("float", "round_to_nearest", "repq", "stage1", "quantized")
 _HEADER = """\
 # Reference numbers: what each command printed, and how far another machine may be from it (top-1, per cent points).
@@ -97,10 +98,17 @@ def table(entries: list[dict[str, Any]]) -> str:
     lines = [head, "|---|---|---|---|---|---|---|---|"]
     for entry in entries:
         bits = f"{entry['bits']['weight']}/{entry['bits']['activation']}"
-        figures = [f"{entry['top1'][name]:.1f}" if name in entry["top1"] else "" for name in ROWS]
+        figures = [f"{entry['top1'][name]:.2f}" if name in entry["top1"] else "" for name in ROWS]
         figures[-1] = f"**{figures[-1]}**"
         lines.append(f"| {entry['network']} | {bits} | {entry['iterations']} | {' | '.join(figures)} |")
     return "\n".join(lines)
+
+
+def write_table() -> None:
+    """Put the table of the published entries between the README's markers."""
+    before, _, rest = README.read_text().partition("<!-- results -->\n")
+    _, _, after = rest.partition("<!-- /results -->")
+    README.write_text(f"{before}<!-- results -->\n{table(published(read()))}\n<!-- /results -->{after}")
 
 
 def run(arguments: list[str]) -> int:
@@ -110,7 +118,7 @@ def run(arguments: list[str]) -> int:
         record(Path(rest[0]), rest[1])
         return 0
     if verb == "table":
-        print(table(published(read())))
+        write_table()
         return 0
     failed = False
     for path in map(Path, rest):

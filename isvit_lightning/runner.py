@@ -174,6 +174,7 @@ class Runner:
             network = quantize_without_tuning(self._with_method(calibration, method))
             results.baseline_seconds[name] = time.perf_counter() - started
             results.metrics[name] = self._measure(network.model)
+            del network  # before the next one is built: memory holds two networks as it is
 
     @staticmethod
     def _with_method(calibration: Calibration, method: Method) -> Calibration:
