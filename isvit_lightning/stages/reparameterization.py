@@ -56,13 +56,12 @@ class ReparameterizationStage(UnitStage):
             step: always 0.
         """
         # A pair's norm may lie before the unit (Swin's patch merging), so the unit is entered again after the fold.
-        index = self.plan[self.current_epoch]
         previous = self._before[:64].to(self.device)
         before = self.unit.module(self.unit.enter(previous))
         for pair in self.quantized.pairs:
             if pair.unit == self.unit.name:
                 reparameterize(pair, self.method.statistic, self.method.round_zero_point)
-        after = self.quantized.units[index].module(self.unit.enter(previous))
+        after = self.unit.module(self.unit.enter(previous))
         self.last_loss = (after - before).norm() / before.norm()
 
     def _step_into(self, index: int) -> None:
