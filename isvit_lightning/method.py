@@ -10,6 +10,7 @@ EtaCandidates = Literal["powers_of_two", "published"]
 StageInputs = Literal["float", "quantized", "mixed"]
 Recalibration = Literal["never", "stage", "unit"]
 Loss = Literal["squared", "normalized"]
+RangeError = Literal["squared", "normalized"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Tuning:
         recalibrate: when the ranges of activations are chosen anew: never, once before the stage, or before each unit
             on the inputs that the unit is tuned with.
         loss: squared error as published, or with each token's error divided by the variance of its target, which is
-            how the next LayerNorm will see it: one token with enormous activations then does not outweigh all others.
+            how the next LayerNorm will see it: one token of enormous activations then does not outweigh all others.
         range_learning_rate: rate of Adam for the scales of the activations (straight-through gradient of the step
             size, LSQ, arXiv 1902.08153, without its gradient scale), relative to each scale; 0 keeps them fixed.
     """
@@ -54,7 +55,7 @@ class Tuning:
     learning_rate: float = 2e-4
     inputs: StageInputs = "float"
     recalibrate: Recalibration = "never"
-    loss: Loss = "squared"
+    loss: Loss = "normalized"
     range_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -80,6 +81,9 @@ class Method:
         statistic: what the per-tensor scale and zero point are of the per-channel ones.
         reparameterize_reductions: treat Swin's patch-merging norm and reduction as a pair of stage 2 too.
         range_images: calibration images on which activation ranges are chosen.
+        range_error: what the range of a linear layer's per-tensor input minimizes: the squared error as published, or
+            the same with each token's error divided by its variance, so that one token of enormous activations does not
+            take all codes.
         stage1: tuning with float weights and per-channel post-LayerNorm activations.
         stage3: tuning with quantized weights.
     """
@@ -94,6 +98,7 @@ class Method:
     statistic: Literal["mean", "median"] = "mean"
     reparameterize_reductions: bool = False
     range_images: int = 64
+    range_error: RangeError = "normalized"
     stage1: Tuning = field(default_factory=Tuning)
     stage3: Tuning = field(default_factory=lambda: Tuning(inputs="mixed"))
 
@@ -101,10 +106,24 @@ class Method:
 def round_to_nearest() -> Method:
     """Ranges only: per-tensor activations, uniform softmax, no stage 2, no tuning."""
     off = Tuning(enabled=False)
-    return Method(name="round_to_nearest", softmax="uniform", reparameterize=False, stage1=off, stage3=off)
+    return Method(
+        name="round_to_nearest",
+        softmax="uniform",
+        reparameterize=False,
+        range_error="squared",
+        stage1=off,
+        stage3=off,
+    )
 
 
 def repq() -> Method:
     """RepQ-ViT's way on this core: log-sqrt2 softmax and stage 2, no tuning (arXiv 2212.08254)."""
     off = Tuning(enabled=False)
-    return Method(name="repq", softmax="log_sqrt2", reparameterize_reductions=True, stage1=off, stage3=off)
+    return Method(
+        name="repq",
+        softmax="log_sqrt2",
+        reparameterize_reductions=True,
+        range_error="squared",
+        stage1=off,
+        stage3=off,
+    )

@@ -15,7 +15,7 @@ from isvit_lightning.quantizers import (
     SulqQuantizer,
     UniformQuantizer,
 )
-from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES
+from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, TOKEN_PERCENTILES, WEIGHT_PERCENTILES
 from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
 
 _PAIR_ROLES = (Role.QKV_IN, Role.FC1_IN)
@@ -35,6 +35,9 @@ class QuantizerFactory:
         self.method = method
         self.deployed = deployed
         self._activation_search = RangeSearch(ACTIVATION_PERCENTILES, include_zero=method.clamp_zero_points)
+        self._input_search = self._activation_search
+        if method.range_error == "normalized":
+            self._input_search = RangeSearch(TOKEN_PERCENTILES, method.clamp_zero_points, per_token=True)
         self._weight_search = RangeSearch(WEIGHT_PERCENTILES, include_zero=method.clamp_zero_points)
 
     def is_reparameterized(self, role: Role) -> bool:
@@ -43,13 +46,14 @@ class QuantizerFactory:
         return paired and self.method.reparameterize
 
     def activation(self, role: Role, channels: int | None = None) -> Quantizer:
-        """Quantizer of an activation of ``role`` with ``channels`` features in its last axis."""
+        """Quantizer of an activation of ``role`` with ``channels`` features in its last axis; None: no linear input."""
         if role is Role.ATTN_PROB:
             return self._softmax()
-        granularity: PerTensor | PerChannel = PerTensor()
-        if channels is not None and self.is_reparameterized(role) and not self.deployed:
-            granularity = PerChannel(channels)
-        return UniformQuantizer(self.bits.activation, granularity, role, self._activation_search)
+        if channels is None:
+            return UniformQuantizer(self.bits.activation, PerTensor(), role, self._activation_search)
+        if self.is_reparameterized(role) and not self.deployed:
+            return UniformQuantizer(self.bits.activation, PerChannel(channels), role, self._activation_search)
+        return UniformQuantizer(self.bits.activation, PerTensor(), role, self._input_search)
 
     def weight(self, weight: torch.Tensor) -> Quantizer:
         """Quantizer of a weight with its output channels in axis 0."""

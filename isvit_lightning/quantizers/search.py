@@ -6,6 +6,8 @@ import torch
 
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 """Candidates for activations (method page, section 4)."""
+TOKEN_PERCENTILES = (0.98, 0.99, 0.995, 0.998, *ACTIVATION_PERCENTILES)
+"""Candidates for activations whose error is counted per token: the best range may leave out a whole token."""
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
 """Candidates for weights (method page, section 4)."""
 
@@ -19,13 +21,27 @@ class RangeSearch:
     Args:
         percentiles: candidates ``p``; the range runs from the ``1 - p`` to the ``p`` quantile.
         include_zero: widen each range so that it holds zero, which keeps the zero point within ``[0, n_codes - 1]``.
+        per_token: count each squared error in units of the variance of its token, see :func:`token_weights`.
     """
 
     percentiles: tuple[float, ...] = ACTIVATION_PERCENTILES
     include_zero: bool = True
+    per_token: bool = False
 
 
-def percentile_search(groups: torch.Tensor, n_codes: int, search: RangeSearch) -> tuple[torch.Tensor, torch.Tensor]:
+def token_weights(samples: torch.Tensor) -> torch.Tensor:
+    """Weight of each squared error of ``samples (…, channels)``: one over the variance of its token, same shape.
+
+    A thousandth of the mean variance is added, so that tokens that are nearly constant do not decide alone.
+    """
+    variance = samples.var(dim=-1, keepdim=True, correction=0)
+    floor = (variance.mean() * 1e-3).clamp_min(torch.finfo(samples.dtype).tiny)
+    return ((variance.mean() + floor) / (variance + floor)).expand_as(samples)
+
+
+def percentile_search(
+    groups: torch.Tensor, n_codes: int, search: RangeSearch, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of each group, by mean squared error over the candidates.
 
     A group that is constant gets the range between zero and its value; a group of zeros gets zero point 0 and the mean
@@ -35,6 +51,7 @@ def percentile_search(groups: torch.Tensor, n_codes: int, search: RangeSearch) -
         groups: samples ``(groups, elements)``, finite.
         n_codes: number of codes of the quantizer.
         search: candidates and constraints.
+        weights: factors of the squared errors, of the shape of ``groups``; None counts all alike.
 
     Returns:
         Scale and zero point, each ``(groups,)``; the zero point is a whole number.
@@ -50,7 +67,8 @@ def percentile_search(groups: torch.Tensor, n_codes: int, search: RangeSearch) -
     best_zero = torch.zeros_like(best_error)
     for low, high in zip(lows, highs, strict=True):
         scale, zero = _affine(low, high, n_codes)
-        error = _squared_error(groups, scale, zero, n_codes, magnitude)
+        errors = _squared_errors(groups, scale, zero, n_codes, magnitude)
+        error = (errors if weights is None else errors.mul_(weights)).mean(dim=1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale, best_scale)
@@ -68,17 +86,17 @@ def _affine(low: torch.Tensor, high: torch.Tensor, n_codes: int) -> tuple[torch.
     return scale, torch.where(usable, torch.round(-low / scale), torch.zeros_like(scale))
 
 
-def _squared_error(
+def _squared_errors(
     groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, n_codes: int, magnitude: torch.Tensor
 ) -> torch.Tensor:
-    """Mean squared error ``(groups,)`` of each group under its own grid, in units of ``magnitude`` squared."""
+    """Squared errors, shape of ``groups``, of each group under its own grid, in units of ``magnitude`` squared."""
     column, low = scale.unsqueeze(1), -zero.unsqueeze(1)
     steps = torch.div(groups, column).round_()
     if groups.shape[0] == 1:
         steps.clamp_(float(low), float(low) + n_codes - 1)
     else:
         steps = torch.minimum(torch.maximum(steps, low), low + (n_codes - 1))
-    return steps.mul_(column).sub_(groups).div_(magnitude).square_().mean(dim=1)
+    return steps.mul_(column).sub_(groups).div_(magnitude).square_()
 
 
 def _quantile_pairs(groups: torch.Tensor, percentiles: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.quantizers.base import Quantizer
 from isvit_lightning.quantizers.granularity import Granularity
 from isvit_lightning.quantizers.role import Role
-from isvit_lightning.quantizers.search import RangeSearch, percentile_search
+from isvit_lightning.quantizers.search import RangeSearch, percentile_search, token_weights
 
 
 class _UniformPerTensor(torch.autograd.Function):
@@ -133,7 +133,9 @@ class UniformQuantizer(Quantizer):
         return result
 
     def _choose_grid(self, samples: torch.Tensor) -> None:
+        samples = samples.float() if samples.dtype in (torch.float16, torch.bfloat16) else samples
         groups = self.granularity.group(samples)
-        scale, zero_point = percentile_search(groups, self.n_codes, self.search)
+        weights = self.granularity.group(token_weights(samples)) if self.search.per_token else None
+        scale, zero_point = percentile_search(groups, self.n_codes, self.search, weights)
         self.scale.copy_(scale.reshape(self.granularity.shape))
         self.zero_point.copy_(zero_point.reshape(self.granularity.shape))

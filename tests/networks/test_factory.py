@@ -6,8 +6,16 @@ from torch import nn
 
 from isvit_lightning.method import Bits, Method, repq, round_to_nearest
 from isvit_lightning.networks.factory import QuantizerFactory
-from isvit_lightning.quantizers import LogQuantizer, PerChannel, PerTensor, Role, SulqQuantizer, UniformQuantizer
-from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES
+from isvit_lightning.quantizers import (
+    LogQuantizer,
+    PerChannel,
+    PerTensor,
+    RangeSearch,
+    Role,
+    SulqQuantizer,
+    UniformQuantizer,
+)
+from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, TOKEN_PERCENTILES, WEIGHT_PERCENTILES
 from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
 
 ACTIVATIONS = [role for role in Role if role not in (Role.WEIGHT, Role.ATTN_PROB)]
@@ -27,8 +35,10 @@ def test_activation_of_each_role(role: Role) -> None:
     assert isinstance(quantizer, UniformQuantizer)
     assert quantizer.role is role
     assert (quantizer.bits, quantizer.n_codes) == (5, 32)
-    assert quantizer.search.percentiles == ACTIVATION_PERCENTILES
     per_channel = role in (Role.QKV_IN, Role.FC1_IN)
+    assert quantizer.search == RangeSearch(
+        ACTIVATION_PERCENTILES if per_channel else TOKEN_PERCENTILES, True, not per_channel
+    )
     assert quantizer.granularity == (PerChannel(8) if per_channel else PerTensor())
 
 
@@ -37,6 +47,19 @@ def test_everything_is_per_tensor_when_deployed_or_without_stage_2(role: Role) -
     assert build(deployed=True).activation(role, 8).granularity == PerTensor()
     assert build(Method(reparameterize=False)).activation(role, 8).granularity == PerTensor()
     assert build(repq(), deployed=True).activation(role, 8).granularity == PerTensor()
+
+
+@pytest.mark.parametrize("role", ACTIVATIONS)
+def test_errors_of_ranges_count_per_token_only_for_inputs_of_linear_layers_and_by_option(role: Role) -> None:
+    published = RangeSearch(ACTIVATION_PERCENTILES)
+    for quantizer in (
+        build().activation(role),
+        build(Method(range_error="squared")).activation(role, 8),
+        build(round_to_nearest()).activation(role, 8),
+        build(repq()).activation(role, 8),
+    ):
+        assert isinstance(quantizer, UniformQuantizer)
+        assert quantizer.search == published
 
 
 def test_reductions_are_per_channel_by_option() -> None:

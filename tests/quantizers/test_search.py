@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from isvit_lightning.quantizers import RangeSearch, UniformQuantizer
-from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, percentile_search
+from isvit_lightning.quantizers.search import (
+    ACTIVATION_PERCENTILES,
+    TOKEN_PERCENTILES,
+    WEIGHT_PERCENTILES,
+    percentile_search,
+    token_weights,
+)
 
 LISTS = {"activations": ACTIVATION_PERCENTILES, "weights": WEIGHT_PERCENTILES}
 
@@ -164,3 +170,58 @@ def test_squared_error_that_overflows_does_not_lose_the_range(dtype: torch.dtype
     quantizer.calibrate(samples)
     error = (quantizer(samples.float()).double() - samples.double()).norm() / samples.double().norm()
     assert float(error) < 0.3
+
+
+def slow_token_error(samples: torch.Tensor, scale: float, zero: float, n_codes: int) -> float:
+    """Mean over tokens of squared error over variance, in float64, token by token."""
+    rows = samples.double().reshape(-1, samples.shape[-1])
+    variances = [float(row.var(correction=0)) for row in rows]
+    floor = 1e-3 * sum(variances) / len(variances)
+    errors = []
+    for row, variance in zip(rows, variances, strict=True):
+        quantized = (((row / scale).round() + zero).clamp(0, n_codes - 1) - zero) * scale
+        errors.append(float((quantized - row).square().mean()) / (variance + floor))
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+@pytest.mark.parametrize("shape", [(4, 25, 16), (2, 5, 10, 16), (100, 16)])
+def test_a_range_per_token_has_the_smallest_relative_error_of_all_candidates(bits: int, shape: tuple[int, ...]) -> None:
+    samples = torch.randn(shape)
+    samples.view(-1, 16)[7] *= 80
+    search = RangeSearch(TOKEN_PERCENTILES, per_token=True)
+    quantizer = UniformQuantizer(bits, search=search)
+    quantizer.calibrate(samples)
+    chosen = slow_token_error(samples, float(quantizer.scale), float(quantizer.zero_point), 2**bits)
+    for percentile in TOKEN_PERCENTILES:
+        single = UniformQuantizer(bits, search=RangeSearch((percentile,)))
+        single.calibrate(samples)
+        error = slow_token_error(samples, float(single.scale), float(single.zero_point), 2**bits)
+        assert chosen <= error * (1 + 1e-5)
+
+
+def test_one_enormous_token_takes_all_codes_unless_errors_count_per_token() -> None:
+    samples = torch.randn(8, 50, 32)
+    samples[3, 11] *= 200
+    spread = {}
+    for per_token in (False, True):
+        quantizer = UniformQuantizer(4, search=RangeSearch(TOKEN_PERCENTILES, per_token=per_token))
+        quantizer.calibrate(samples)
+        spread[per_token] = float(quantizer.scale) * 15
+    assert spread[False] > 100
+    assert spread[True] < 20
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+def test_constant_samples_have_a_range_per_token_too(value: float) -> None:
+    quantizer = UniformQuantizer(4, search=RangeSearch(TOKEN_PERCENTILES, per_token=True))
+    quantizer.calibrate(torch.full((2, 3, 4), value))
+    assert quantizer(torch.full((1, 3, 4), value)).tolist()[0][0][0] == pytest.approx(value, rel=1e-6)
+    assert bool(torch.isfinite(quantizer.scale))
+
+
+def test_weights_of_tokens_are_one_over_their_variance() -> None:
+    samples = torch.randn(3, 5, 64, dtype=torch.float64) * torch.arange(1, 6, dtype=torch.float64).view(1, 5, 1)
+    weights = token_weights(samples)
+    products = weights * samples.var(dim=-1, keepdim=True, correction=0)
+    assert torch.allclose(products, products[0, 0, 0].expand_as(products), rtol=2e-2)

@@ -22,7 +22,7 @@ from tests.helpers import DEFAULT_BITS, DEFAULT_METHOD, image_batch, relative_ch
 from tests.stages.fitting import EachStep, changed, make_stage, run, snapshot
 
 TITLE = pytest.mark.parametrize("title", ["stage 1", "stage 3"])
-FIXED = Tuning(range_learning_rate=0)
+FIXED = Tuning(loss="squared", range_learning_rate=0)
 
 
 def names_of(module: torch.nn.Module, tensors: list[torch.nn.Parameter]) -> list[str]:
