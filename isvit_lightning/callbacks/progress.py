@@ -68,7 +68,7 @@ class UnitProgress(Callback):
             return
         self._shown = now
         stage = cast("UnitWalk", pl_module)
-        position = f"{stage.title}  unit {stage.current_epoch + 1}/{len(stage.plan)} {stage.unit.name}"
+        position = f"{stage.title}  unit {stage.place} {stage.unit.name}"
         losses = f"loss {float(stage.first_loss):.3g} → {float(stage.last_loss):.3g}"
         done = stage.current_epoch * stage.steps + batch_idx + 1
         self._bar.update(self._task, completed=done, description=f"{position}  {losses}")
@@ -83,10 +83,9 @@ class UnitProgress(Callback):
         self._started = now
         self.reports.append(report)
         _LOG.info(
-            "%s unit %d/%d %s: %s %.4g → %.4g in %.1f s",
+            "%s unit %s %s: %s %.4g → %.4g in %.1f s",
             report.stage,
-            stage.current_epoch + 1,
-            len(stage.plan),
+            stage.place,
             report.unit,
             "loss" if stage.tuning is not None else "relative change",
             report.first,

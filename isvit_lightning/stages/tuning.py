@@ -8,6 +8,7 @@ from torch import nn
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantWindowAttention
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, quantizers
+from isvit_lightning.processes import require_equal, sum_over_processes
 from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
 
@@ -125,12 +126,20 @@ class TuningStage(UnitStage):
         """
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
-        chosen = torch.randperm(len(self.targets), generator=self._generator)[: self.schedule.batch_size]
+        chosen = torch.randperm(len(self.images), generator=self._generator)[: self.schedule.batch_size]
         total = torch.zeros((), device=self.device)
-        for part in torch.split(chosen, self.micro_batch):
-            loss = self._loss(part) * (len(part) / len(chosen))
+        for part in torch.split(chosen, self.micro_batch * self._processes):
+            # Every process draws for all images of the batch, so that their number changes no draw.
+            from_float = self._draw_mixture(len(part))
+            mine = part % self._processes == self._rank
+            own = part[mine] // self._processes
+            if not len(own):
+                continue
+            loss = self._loss(own, None if from_float is None else from_float[mine]) * (len(own) / len(chosen))
             self.manual_backward(loss)
             total += loss.detach()
+        if self._processes > 1:
+            total = self._sum_gradients(total)
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         for group, rate in zip(self._optimizer().param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
@@ -148,21 +157,39 @@ class TuningStage(UnitStage):
             for tensor in group["params"]:
                 tensor.requires_grad_(False)
                 tensor.grad = None
+        if self._processes > 1:
+            require_equal(self.unit.module, self.unit.name)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return self.optimizers().optimizer  # type: ignore[union-attr]
 
     @property
     def micro_batch(self) -> int:
-        """Images that pass the unit at once."""
+        """Images that pass the unit at once; on the average of the processes where there are several."""
         whole = 16 if self.device.type == "cpu" else self.schedule.batch_size
         return self.schedule.micro_batch or whole
 
-    def _loss(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Loss of the unit on the images ``chosen``, a vector of indices."""
+    def _draw_mixture(self, count: int) -> torch.Tensor | None:
+        """Where ``count`` images read the float network, ``(count, …)``; None where inputs are not mixed."""
+        if self.tuning.inputs != "mixed":
+            return None
+        return torch.rand((count, *self.inputs.shape[1:]), generator=self._generator) < 0.5
+
+    def _sum_gradients(self, loss: torch.Tensor) -> torch.Tensor:
+        """Sum gradients and ``loss`` over the processes in one transfer; returns the loss of the whole batch."""
+        tensors = [tensor for group in self._optimizer().param_groups for tensor in group["params"]]
+        own = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
+        flat = torch.cat([gradient.reshape(-1) for gradient in [*own, loss]])
+        sum_over_processes(flat)
+        *summed, total = torch.split(flat, [gradient.numel() for gradient in [*own, loss]])
+        for tensor, gradient in zip(tensors, summed, strict=True):
+            tensor.grad = gradient.view_as(tensor)
+        return total.reshape(())
+
+    def _loss(self, chosen: torch.Tensor, from_float: torch.Tensor | None) -> torch.Tensor:
+        """Loss of the unit on the images ``chosen``, a vector of places in the caches of this process."""
         inputs = self.inputs[chosen]
-        if self.tuning.inputs == "mixed":
-            from_float = torch.rand(inputs.shape, generator=self._generator) < 0.5
+        if from_float is not None:
             inputs = torch.where(from_float, self.float_inputs[chosen], inputs)
         output = self.unit.module(inputs.to(self.device))
         target = self.targets[chosen].to(self.device)
