@@ -53,6 +53,12 @@ def gather_objects(value: Value) -> list[Value]:
     return cast("list[Value]", values)
 
 
+def gather_shares(share: list[Value]) -> list[Value]:
+    """All items of a list whose item ``i`` the process ``i % world_size`` holds, in order, in every process."""
+    shares = gather_objects(share)
+    return [each[place] for place in range(max(map(len, shares))) for each in shares if place < len(each)]
+
+
 @torch.no_grad()
 def broadcast_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
     """Fill ``tensors`` with those of the process ``source``, in place; they may lie on any device."""

@@ -23,7 +23,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import write_atomically, write_json
 from isvit_lightning.method import Method, repq, round_to_nearest
 from isvit_lightning.networks.source import LoadedNetwork
-from isvit_lightning.processes import rank
+from isvit_lightning.processes import gather_shares, rank, world_size
 from isvit_lightning.results import Results, console, count_codes, float_size
 from isvit_lightning.resumption import begin, fingerprint
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
@@ -69,6 +69,7 @@ class Runner:
         loaded = self._load_network()
         images = self.data.calibration_tensor()
         listing = self.data.calibration_list()
+        self._require_one_each("calibration", len(images))
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
         beginning = begin(self.directory, run, resume)
         results = self._results(len(images), evaluate)
@@ -160,12 +161,14 @@ class Runner:
         batches = trainer.predict(Evaluator(network, self._classes(network)), datamodule=self.data)
         probabilities = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
         top = probabilities.max(dim=1)
-        lines = ["image,class,probability"] + [
+        rows = [
             f"{name},{int(label)},{float(value):.6f}"
             for name, label, value in zip(self.data.predict_names(), top.indices, top.values, strict=True)
         ]
+        lines = ["image,class,probability", *gather_shares(rows)]
         path = (run_directory(checkpoint) if checkpoint else self.directory) / "predictions.csv"
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
+        if rank() == 0:
+            write_atomically(path, ("\n".join(lines) + "\n").encode())
         _LOG.info("wrote %s", path)
         return path
 
@@ -273,6 +276,7 @@ class Runner:
         return network.model
 
     def _measure(self, network: nn.Module) -> dict[str, float]:
+        self._require_one_each("evaluation", self.data.num_evaluation_images)
         classes = self._classes(network)
         if self.data.num_classes not in (None, classes):
             raise IsvitError(
@@ -282,6 +286,14 @@ class Runner:
             )
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated(), KeepSigterm()])
         return per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+
+    def _require_one_each(self, kind: str, count: int) -> None:
+        """Refuse more processes than images: one without an image would leave the others waiting."""
+        if 0 < count < world_size():
+            raise IsvitError(
+                f"There are {count} {kind} images for {world_size()} processes, expected at least one each: raise "
+                f"data.{kind}_images or lower trainer.devices."
+            )
 
     def _classes(self, network: nn.Module) -> int:
         inner = network.model if isinstance(network, QuantizedNetwork) else network

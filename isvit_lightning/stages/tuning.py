@@ -125,21 +125,20 @@ class TuningStage(UnitStage):
             step: number of the step within the unit, from 0.
         """
         optimizer = self.optimizers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
         chosen = torch.randperm(len(self.images), generator=self._generator)[: self.schedule.batch_size]
-        total = torch.zeros((), device=self.device)
-        for part in torch.split(chosen, self.micro_batch * self._processes):
-            # Every process draws for all images of the batch, so that their number changes no draw.
-            from_float = self._draw_mixture(len(part))
-            mine = part % self._processes == self._rank
-            own = part[mine] // self._processes
-            if not len(own):
-                continue
-            loss = self._loss(own, None if from_float is None else from_float[mine]) * (len(own) / len(chosen))
-            self.manual_backward(loss)
-            total += loss.detach()
-        if self._processes > 1:
-            total = self._sum_gradients(total)
+        # Every process draws for all images of the batch, so that the number of processes changes no draw.
+        from_float = self._draw_mixture(len(chosen))
+        sums = []
+        for members in self._groups(chosen):
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            total = torch.zeros((), device=self.device)
+            for part in self._micro_batches(members):
+                loss = self._loss(chosen[part] // self._processes, None if from_float is None else from_float[part])
+                loss = loss * (len(part) / len(chosen))
+                self.manual_backward(loss)
+                total += loss.detach()
+            sums.append(self._flat_gradients(total))
+        total = self._set_gradients(sum(sums[1:], start=sums[0]))
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         for group, rate in zip(self._optimizer().param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
@@ -165,26 +164,55 @@ class TuningStage(UnitStage):
 
     @property
     def micro_batch(self) -> int:
-        """Images that pass the unit at once; on the average of the processes where there are several."""
+        """Images that pass the unit at once."""
         whole = 16 if self.device.type == "cpu" else self.schedule.batch_size
         return self.schedule.micro_batch or whole
+
+    def _groups(self, chosen: torch.Tensor) -> list[torch.Tensor]:
+        """Places in ``chosen`` of the images that this process carries, in groups whose gradients are added up.
+
+        One process forms the two groups that two processes would carry, so that the order of summation, and with it
+        every bit of the result, is the same; except on an accelerator that takes the whole batch at once.
+        """
+        if self._processes > 1:
+            return [torch.nonzero(chosen % self._processes == self._rank).flatten()]
+        at_once = self.micro_batch >= len(chosen) and self.device.type != "cpu"
+        if at_once or not self.shards_images:
+            return [torch.arange(len(chosen))]
+        halves = [torch.nonzero(chosen % 2 == half).flatten() for half in (0, 1)]
+        return [half for half in halves if len(half)]
+
+    def _micro_batches(self, members: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``members`` in parts of about equal size, none above the micro-batch; nothing where there are none."""
+        return members.chunk(-(-len(members) // self.micro_batch)) if len(members) else ()
 
     def _draw_mixture(self, count: int) -> torch.Tensor | None:
         """Where ``count`` images read the float network, ``(count, …)``; None where inputs are not mixed."""
         if self.tuning.inputs != "mixed":
             return None
-        return torch.rand((count, *self.inputs.shape[1:]), generator=self._generator) < 0.5
+        mixture = torch.empty((count, *self.inputs.shape[1:]), dtype=torch.bool)
+        for rows in torch.split(mixture, 16):  # the random numbers take four times the memory of what is kept
+            rows.copy_(torch.rand(rows.shape, generator=self._generator) < 0.5)
+        return mixture
 
-    def _sum_gradients(self, loss: torch.Tensor) -> torch.Tensor:
-        """Sum gradients and ``loss`` over the processes in one transfer; returns the loss of the whole batch."""
-        tensors = [tensor for group in self._optimizer().param_groups for tensor in group["params"]]
+    def _flat_gradients(self, loss: torch.Tensor) -> torch.Tensor:
+        """All gradients of the unit and ``loss`` behind them, one vector; zero where there is no gradient."""
+        tensors = self._tuned()
         own = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
-        flat = torch.cat([gradient.reshape(-1) for gradient in [*own, loss]])
-        sum_over_processes(flat)
-        *summed, total = torch.split(flat, [gradient.numel() for gradient in [*own, loss]])
-        for tensor, gradient in zip(tensors, summed, strict=True):
+        return torch.cat([gradient.reshape(-1) for gradient in [*own, loss]])
+
+    def _set_gradients(self, flat: torch.Tensor) -> torch.Tensor:
+        """Sum ``flat`` over the processes in one transfer and take it apart; returns the loss of the whole batch."""
+        if self._processes > 1:
+            sum_over_processes(flat)
+        tensors = self._tuned()
+        *gradients, loss = torch.split(flat, [*(tensor.numel() for tensor in tensors), 1])
+        for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient.view_as(tensor)
-        return total.reshape(())
+        return loss.reshape(())
+
+    def _tuned(self) -> list[torch.Tensor]:
+        return [tensor for group in self._optimizer().param_groups for tensor in group["params"]]
 
     def _loss(self, chosen: torch.Tensor, from_float: torch.Tensor | None) -> torch.Tensor:
         """Loss of the unit on the images ``chosen``, a vector of places in the caches of this process."""
