@@ -262,16 +262,19 @@ class Runner:
                 **({} if stage.shards_images else self.alone),
             )
             trainer.fit(stage)
-            durations[name] = time.perf_counter() - started
+            durations[name] = time.perf_counter() - started + checkpoints.seconds.pop(name, 0.0)
+            if name in ("stage1", "stage3"):
+                results.seconds[name] = durations[name]
+                results.write()
 
         network = calibrate_network(calibration, fit, after_stage1, checkpoints)
-        for name, seconds in checkpoints.seconds.items():
-            durations[name] = durations.get(name, 0.0) + seconds
+        # Stages that were only loaded: as an earlier run wrote down, or else what their parts took.
+        spent = {**checkpoints.seconds, **results.seconds, **durations}
         results.seconds |= {
             "calibrate": ranges.seconds,
-            "stage1": durations.get("stage1", 0.0),
-            "stage3": durations.get("stage3", 0.0),
-            "total": sum(durations.values()),
+            "stage1": spent.get("stage1", 0.0),
+            "stage3": spent.get("stage3", 0.0),
+            "total": sum(spent.get(name, 0.0) for name in ("stage1", "stage2", "stage3")),
         }
         return network.model
 
