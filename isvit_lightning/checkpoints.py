@@ -29,7 +29,8 @@ class Checkpoints:
     Args:
         directory: where the files lie.
         run: hash of everything that decides the result; files of another run are not read.
-        seconds: time that the parts read so far took when they were made, by stage.
+        seconds: by stage, time that the parts read so far took when they were made, and that was spent on waiting for
+            other processes.
     """
 
     directory: Path

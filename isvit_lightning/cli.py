@@ -17,9 +17,10 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from isvit_lightning.callbacks import progress
 from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
-from isvit_lightning.errors import IsvitError, first_line
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.inspection import inspect
 from isvit_lightning.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.results import console
@@ -224,6 +225,7 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
     _quieten()
     _keep_one_heap()
     if not first:
+        logging.getLogger(progress.__name__).setLevel(logging.INFO)
         _end_with_parent()
     # Lightning starts the other processes with the arguments of this one.
     sys.argv = [*sys.argv[:1], *given]
@@ -251,8 +253,8 @@ def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
         if not lost_connection(error):
             raise
         _tell(
-            f"Another process of this run ended ({first_line(error)}), expected all {world_size()} to go on: every "
-            "finished unit is kept; go on with the same command and --resume true.",
+            f"Another process of this run ended, expected all {world_size()} to go on: every finished unit is kept; go "
+            "on with the same command and --resume true.",
             first,
         )
         return 3

@@ -268,13 +268,15 @@ class Runner:
                 results.write()
 
         network = calibrate_network(calibration, fit, after_stage1, checkpoints)
+        waited = checkpoints.seconds
         # Stages that were only loaded: as an earlier run wrote down, or else what their parts took.
-        spent = {**checkpoints.seconds, **results.seconds, **durations}
+        spent = {name: results.seconds.get(name, waited.get(name, 0.0)) for name in ("stage1", "stage2", "stage3")}
+        spent |= {name: seconds + waited.get(name, 0.0) for name, seconds in durations.items()}
         results.seconds |= {
             "calibrate": ranges.seconds,
-            "stage1": spent.get("stage1", 0.0),
-            "stage3": spent.get("stage3", 0.0),
-            "total": sum(spent.get(name, 0.0) for name in ("stage1", "stage2", "stage3")),
+            "stage1": spent["stage1"],
+            "stage3": spent["stage3"],
+            "total": sum(spent.values()),
         }
         return network.model
 

@@ -14,6 +14,7 @@ class UnitWalk(Protocol):
     title: str
     plan: list[int]
     ranges_chosen: bool
+    repeated: bool
     images: torch.Tensor
     quantized: OpenedNetwork
     tuning: Tuning | None

@@ -1,5 +1,6 @@
 """The stages in order: I&S-ViT's smooth optimization strategy, or the same without tuning."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ def _fit_rest(fit: Fit, checkpoints: Checkpoints, stage: UnitStage) -> None:
         fit(stage)
     else:
         stage.setup("fit")
+    started = time.perf_counter()
     collect(stage, planned)
+    checkpoints.seconds[stage.part] = checkpoints.seconds.get(stage.part, 0.0) + time.perf_counter() - started
 
 
 def _arguments(
