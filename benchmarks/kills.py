@@ -62,7 +62,8 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
 
 def parts(directory: Path) -> list[str]:
     """Finished parts of the interrupted run in ``directory``."""
-    return sorted(path.stem for path in (directory / "checkpoints").glob("*.safetensors"))
+    found = (path.stem for path in (directory / "checkpoints").glob("*.safetensors"))
+    return sorted(found, key=lambda part: part.removesuffix("start"))  # a stage starts before its units
 
 
 @dataclass
