@@ -183,8 +183,11 @@ class TuningStage(UnitStage):
         return [half for half in halves if len(half)]
 
     def _micro_batches(self, members: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """``members`` in parts of about equal size, none above the micro-batch; nothing where there are none."""
-        return members.chunk(-(-len(members) // self.micro_batch)) if len(members) else ()
+        """``members`` in parts of about equal size; none above a micro-batch that was asked for."""
+        parts = len(members) / self.micro_batch
+        # The usual size is no bound: a small part more for a few images would cost time and save no memory to speak of.
+        number = round(parts) if self.schedule.micro_batch is None else math.ceil(parts)
+        return members.chunk(max(1, number)) if len(members) else ()
 
     def _draw_mixture(self, count: int) -> torch.Tensor | None:
         """Where ``count`` images read the float network, ``(count, …)``; None where inputs are not mixed."""
