@@ -1,9 +1,12 @@
 """``isvit``: fit, validate, test, predict and inspect, driven by configuration files."""
 
+import contextlib
 import ctypes
 import logging
 import os
+import signal
 import sys
+import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -14,13 +17,18 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from isvit_lightning.callbacks import progress
 from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.inspection import inspect
+from isvit_lightning.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.results import console
 from isvit_lightning.runner import Runner
+from isvit_lightning.strategy import UnitStrategy, alone, require_supported, started
+from isvit_lightning.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
+_GRACE_SECONDS = 2.0
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -36,12 +44,13 @@ _TRAINER_DEFAULTS = {
 class _Verbs(Trainer):
     """Lightning's trainer, which runs each stage. Here: the options of the verbs, and their help."""
 
-    def fit(self, evaluate: bool = True, baselines: bool = True) -> None:  # type: ignore[override]
+    def fit(self, evaluate: bool = True, baselines: bool = True, resume: bool = False) -> None:  # type: ignore[override]
         """Calibrate a network and write its run directory.
 
         Args:
             evaluate: end with an evaluation and the table.
             baselines: evaluate round-to-nearest and RepQ-style networks beside the result.
+            resume: go on with the interrupted run in the run directory; starts afresh where there is none.
         """
 
     def validate(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
@@ -105,15 +114,24 @@ class IsvitCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry out a verb; the trainer's own methods of the same name are not consulted."""
-        getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
+        with started(self.trainer):
+            getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
 
     def before_instantiate_classes(self) -> None:
         """Stages run in Lightning's own trainer."""
         self.trainer_class = Trainer
 
-    def fit(self, evaluate: bool, baselines: bool, **kwargs: Any) -> None:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's trainer; with several devices, one that shares units and images among them."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size == 1 or self.trainer_class is not Trainer:
+            return trainer
+        require_supported(trainer)
+        return super().instantiate_trainer(**{**kwargs, "strategy": UnitStrategy()})
+
+    def fit(self, evaluate: bool, baselines: bool, resume: bool = False, **kwargs: Any) -> None:
         """Run the stages."""
-        self._runner().fit(evaluate, baselines)
+        self._runner().fit(evaluate, baselines, resume)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Measure a finished run, or the float network where no run is named."""
@@ -142,6 +160,12 @@ class IsvitCLI(LightningCLI):
             config=self._dump(),
             make_trainer=self.instantiate_trainer,
             configured_callbacks=list(config_callbacks(self.config_init, self.subcommand)),
+            alone=alone(self.trainer) if self.trainer.world_size > 1 else {},
+            machine={
+                "accelerator": self.trainer.strategy.root_device.type,
+                "processes": self.trainer.world_size,
+                "precision": str(self.trainer.precision),
+            },
         )
 
     def _dump(self) -> str:
@@ -193,25 +217,55 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
         program: the command line to run; a subclass adds to what is done.
 
     Returns:
-        Exit status: 0, or 2 after a mistake in the input.
+        Exit status: 0; 2 after a mistake in the input, 3 when another process of the run ended, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    first = is_first_process()
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
     _quieten()
     _keep_one_heap()
-    sys.argv = ["isvit"]
+    if not first:
+        logging.getLogger(progress.__name__).setLevel(logging.INFO)
+        _end_with_parent()
+    # Lightning starts the other processes with the arguments of this one.
+    sys.argv = [*sys.argv[:1], *given]
+    with contextlib.ExitStack() as stack:
+        if not first:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        stack.enter_context(sentence_on_sigterm())
+        return _status(program, given, first)
+
+
+def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
+    """Run the program and tell mistakes in one sentence."""
     try:
         program(with_run_config(given))
     except IsvitError as error:
-        sys.stderr.write(f"isvit: {error}\n")
-        return 2
+        _tell(str(error), first)
+        return EXIT_STATUS if isinstance(error, TerminatedError) else 2
     except (ArgumentError, ValueError) as error:
         # The parser wraps what a constructor raises; any other ValueError is no mistake of the user.
         if isinstance(error, ValueError) and not own_sentences(error):
             raise
-        sys.stderr.write(f"isvit: {one_sentence(error)}\n")
+        _tell(one_sentence(error), first)
         return 2
+    except RuntimeError as error:
+        if not lost_connection(error):
+            raise
+        _tell(
+            f"Another process of this run ended, expected all {world_size()} to go on: every finished unit is kept; go "
+            "on with the same command and --resume true.",
+            first,
+        )
+        return 3
     return 0
+
+
+def _tell(sentence: str, first: bool) -> None:
+    """Write ``sentence`` to standard error; a mistake that all processes make comes from the first one alone."""
+    if not first:
+        time.sleep(_GRACE_SECONDS)  # the first process ends the others when it fails too
+    sys.stderr.write(f"isvit: {sentence}\n")
 
 
 def own_sentences(error: Exception) -> list[str]:
@@ -224,6 +278,13 @@ def one_sentence(error: Exception) -> str:
     """A parser's complaint in one line; where one of this program's own sentences is inside, that alone."""
     own = own_sentences(error)
     return own[0] if own else f"{' '.join(str(error).split())}; `isvit fit --help` lists the expected keys."
+
+
+def _end_with_parent() -> None:
+    """On Linux: end when the first process, which started this one, is killed, instead of working on without it."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _keep_one_heap() -> None:
@@ -240,5 +301,9 @@ def _quieten() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of its reports, only the end of a process is worth reading.
+    logging.getLogger("lightning.fabric.strategies.launchers").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", module="timm.*")

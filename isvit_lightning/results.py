@@ -1,5 +1,6 @@
 """What a run measured: ``results.json`` and the table at its end."""
 
+import json
 import platform
 import resource
 import sys
@@ -17,6 +18,7 @@ from torch import nn
 from isvit_lightning.export.files import write_json
 from isvit_lightning.method import Bits
 from isvit_lightning.networks import quantizers
+from isvit_lightning.processes import broadcast_object, rank
 
 _PACKAGES = ("isvit-lightning", "torch", "lightning", "timm", "torchmetrics")
 _TITLES = {
@@ -63,9 +65,19 @@ class Results:
     peak_memory_bytes: int = 0
 
     def write(self) -> None:
-        """Write the file, atomically."""
+        """Write the file, atomically; with several processes, the first one does."""
         self.peak_memory_bytes = peak_memory()
-        write_json(self.path, self.as_dict())
+        if rank() == 0:
+            write_json(self.path, self.as_dict())
+
+    def restore(self) -> None:
+        """Take over what an earlier run of the same kind left in the file, if it measured on as many images."""
+        content = broadcast_object(_read(self.path) if rank() == 0 else {})
+        if content.get("images") == self.images:
+            self.metrics |= content["metrics"]
+            self.seconds |= content["seconds"]
+            self.size_bytes |= content["size_bytes"]
+            self.n_codes |= content["n_codes"]
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ``results.json``."""
@@ -109,6 +121,11 @@ class Results:
             "" if size is None else f"{size / 1e6:.2f} MB",
             "" if seconds is None else f"{seconds:.1f}",
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Content of a file of :meth:`Results.write`; nothing where there is none."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def console() -> Console:

@@ -14,15 +14,20 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from isvit_lightning.artifact import QuantizedNetwork, load
-from isvit_lightning.callbacks import CalibrateQuantizers, RequireCalibrated, UnitProgress, WatchQuantizers
+from isvit_lightning.callbacks import CalibrateQuantizers, RequireCalibrated, SaveUnits, UnitProgress, WatchQuantizers
+from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_directory
 from isvit_lightning.data import CalibrationDataModule
+from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import write_atomically, write_json
 from isvit_lightning.method import Method, repq, round_to_nearest
 from isvit_lightning.networks.source import LoadedNetwork
+from isvit_lightning.processes import gather_shares, rank, world_size
 from isvit_lightning.results import Results, console, count_codes, float_size
+from isvit_lightning.resumption import begin, fingerprint
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
+from isvit_lightning.termination import KeepSigterm
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ class Runner:
         config: the configuration as YAML.
         make_trainer: builds a trainer from the configuration and overriding arguments.
         configured_callbacks: callbacks that the configuration names.
+        alone: arguments of a trainer that computes in this process only, for stages that share units.
+        machine: device, number of processes and precision, which decide the last bits of a result.
     """
 
     model: Classifier
@@ -48,49 +55,87 @@ class Runner:
     config: str
     make_trainer: Callable[..., Trainer]
     configured_callbacks: list[Any] = field(default_factory=list)
+    alone: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
 
-    def fit(self, evaluate: bool, baselines: bool) -> Results:
+    def fit(self, evaluate: bool, baselines: bool, resume: bool = False) -> Results:
         """Calibrate, write the run directory and print the table.
 
         Args:
             evaluate: measure float, stage 1 and the result (and the baselines).
             baselines: measure round-to-nearest and RepQ-style networks too.
+            resume: go on with an interrupted run of the directory, if there is one.
         """
         loaded = self._load_network()
         images = self.data.calibration_tensor()
         listing = self.data.calibration_list()
-        write_atomically(self.directory / "config.yaml", self.config.encode())
-        write_json(
-            self.directory / "calibration.json",
-            {"sha256": listing.sha256, "images": list(listing.names), "network": loaded.fingerprint},
-        )
+        self._require_one_each("calibration", len(images))
+        run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
+        beginning = begin(self.directory, run, resume)
         results = self._results(len(images), evaluate)
+        if beginning.resumes:
+            results.restore()
+        if beginning.finished:
+            return self._tell_finished(results)
+        self._write_inputs(loaded, listing, run)
         calibration = Calibration(loaded.model, images, self.model.bits, self.model.method, self._schedule())
         if evaluate:
-            results.metrics["float"] = self._measure(loaded.model)
+            self._measure_once(results, "float", loaded.model)
             if baselines:
                 self._baselines(results, calibration)
         results.size_bytes["float"] = float_size(loaded.model)
 
         def after_stage1(network: nn.Module) -> None:
-            results.metrics["stage1"] = self._measure(network)
-            results.write()
+            self._measure_once(results, "stage1", network)
 
-        quantized = self._calibrate(calibration, results, after_stage1 if evaluate else None)
+        measures_stage1 = evaluate and "stage1" not in results.metrics
+        quantized = self._calibrate(
+            calibration, results, after_stage1 if measures_stage1 else None, beginning.checkpoints
+        )
         artifact = QuantizedNetwork(
             quantized, loaded.architecture, loaded.preprocessing, self.model.bits, self.model.method
         )
         path = self.directory / "quantized.safetensors"
-        artifact.save(path)
-        results.size_bytes["packed"] = path.stat().st_size
+        if rank() == 0:
+            artifact.save(path)
+            results.size_bytes["packed"] = path.stat().st_size
         results.n_codes = count_codes(quantized)
         if evaluate:
-            results.metrics["quantized"] = self._measure(artifact)
+            self._measure_once(results, "quantized", artifact)
         results.write()
+        if rank() == 0:
+            beginning.checkpoints.clear()
         if evaluate:
             console().print(results.table())
         _LOG.info("wrote %s", self.directory)
         return results
+
+    def _write_inputs(self, loaded: LoadedNetwork, listing: CalibrationList, run: dict[str, Any]) -> None:
+        """Write what the run starts from, in the first process."""
+        if rank() == 0:
+            write_atomically(self.directory / "config.yaml", self.config.encode())
+            write_json(
+                self.directory / "calibration.json",
+                {
+                    "sha256": listing.sha256,
+                    "images": list(listing.names),
+                    "network": loaded.fingerprint,
+                    "run": run,
+                },
+            )
+
+    def _tell_finished(self, results: Results) -> Results:
+        """Nothing is left to do."""
+        _LOG.info("%s is finished; nothing is left to resume", self.directory)
+        if results.metrics:
+            console().print(results.table())
+        return results
+
+    def _measure_once(self, results: Results, row: str, network: nn.Module) -> None:
+        """Measure ``network`` unless an earlier run did, and write it down."""
+        if row not in results.metrics:
+            results.metrics[row] = self._measure(network)
+            results.write()
 
     def test(self, checkpoint: str | None) -> dict[str, float]:
         """Measure the run of ``checkpoint``, or the float network.
@@ -116,12 +161,14 @@ class Runner:
         batches = trainer.predict(Evaluator(network, self._classes(network)), datamodule=self.data)
         probabilities = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
         top = probabilities.max(dim=1)
-        lines = ["image,class,probability"] + [
+        rows = [
             f"{name},{int(label)},{float(value):.6f}"
             for name, label, value in zip(self.data.predict_names(), top.indices, top.values, strict=True)
         ]
+        lines = ["image,class,probability", *gather_shares(rows)]
         path = (run_directory(checkpoint) if checkpoint else self.directory) / "predictions.csv"
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
+        if rank() == 0:
+            write_atomically(path, ("\n".join(lines) + "\n").encode())
         _LOG.info("wrote %s", path)
         return path
 
@@ -170,10 +217,12 @@ class Runner:
 
     def _baselines(self, results: Results, calibration: Calibration) -> None:
         for name, method in (("round_to_nearest", round_to_nearest()), ("repq", repq())):
+            if name in results.metrics:
+                continue
             started = time.perf_counter()
             network = quantize_without_tuning(self._with_method(calibration, method))
             results.baseline_seconds[name] = time.perf_counter() - started
-            results.metrics[name] = self._measure(network.model)
+            self._measure_once(results, name, network.model)
             del network  # before the next one is built: memory holds two networks as it is
 
     @staticmethod
@@ -181,35 +230,58 @@ class Runner:
         return Calibration(calibration.model, calibration.images, calibration.bits, method, calibration.schedule)
 
     def _calibrate(
-        self, calibration: Calibration, results: Results, after_stage1: Callable[[nn.Module], None] | None
+        self,
+        calibration: Calibration,
+        results: Results,
+        after_stage1: Callable[[nn.Module], None] | None,
+        checkpoints: Checkpoints,
     ) -> nn.Module:
         ranges = CalibrateQuantizers(self.model.method.range_images)
         durations: dict[str, float] = {}
 
         def fit(stage: UnitStage) -> None:
             started = time.perf_counter()
-            name = stage.title.replace(" ", "")
+            name = stage.part
+            # A logger empties the folder it is given, and that of an interrupted run is worth keeping.
+            log = f"{name}_from_unit_{stage.first}" if stage.ranges_chosen else name
             trainer = self.make_trainer(
                 max_epochs=stage.epochs,
+                enable_checkpointing=True,
                 logger=[
-                    CSVLogger(self.directory, "logs", name),
-                    TensorBoardLogger(self.directory, "logs", name),
+                    CSVLogger(self.directory, "logs", log),
+                    TensorBoardLogger(self.directory, "logs", log),
                 ],
-                callbacks=[ranges, UnitProgress(), WatchQuantizers(), *self.configured_callbacks],
+                callbacks=[
+                    ranges,
+                    UnitProgress(),
+                    WatchQuantizers(),
+                    KeepSigterm(),
+                    *self.configured_callbacks,
+                    SaveUnits(checkpoints),
+                ],
+                **({} if stage.shards_images else self.alone),
             )
             trainer.fit(stage)
-            durations[name] = time.perf_counter() - started
+            durations[name] = time.perf_counter() - started + checkpoints.seconds.pop(name, 0.0)
+            if name in ("stage1", "stage3"):
+                results.seconds[name] = durations[name]
+                results.write()
 
-        network = calibrate_network(calibration, fit, after_stage1)
+        network = calibrate_network(calibration, fit, after_stage1, checkpoints)
+        waited = checkpoints.seconds
+        # Stages that were only loaded: as an earlier run wrote down, or else what their parts took.
+        spent = {name: results.seconds.get(name, waited.get(name, 0.0)) for name in ("stage1", "stage2", "stage3")}
+        spent |= {name: seconds + waited.get(name, 0.0) for name, seconds in durations.items()}
         results.seconds |= {
             "calibrate": ranges.seconds,
-            "stage1": durations.get("stage1", 0.0),
-            "stage3": durations.get("stage3", 0.0),
-            "total": sum(durations.values()),
+            "stage1": spent["stage1"],
+            "stage3": spent["stage3"],
+            "total": sum(spent.values()),
         }
         return network.model
 
     def _measure(self, network: nn.Module) -> dict[str, float]:
+        self._require_one_each("evaluation", self.data.num_evaluation_images)
         classes = self._classes(network)
         if self.data.num_classes not in (None, classes):
             raise IsvitError(
@@ -217,8 +289,16 @@ class Runner:
                 "as many: set data.class_map to a file with the folder of each class in order, or change "
                 "data.evaluation."
             )
-        trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
+        trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated(), KeepSigterm()])
         return per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+
+    def _require_one_each(self, kind: str, count: int) -> None:
+        """Refuse more processes than images: one without an image would leave the others waiting."""
+        if 0 < count < world_size():
+            raise IsvitError(
+                f"There are {count} {kind} images for {world_size()} processes, expected at least one each: raise "
+                f"data.{kind}_images or lower trainer.devices."
+            )
 
     def _classes(self, network: nn.Module) -> int:
         inner = network.model if isinstance(network, QuantizedNetwork) else network

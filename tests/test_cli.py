@@ -62,7 +62,7 @@ def test_fit_writes_the_run_directory(run: Path) -> None:
     assert config["model"]["bits"] == {"weight": 3, "activation": 3}
     assert config["data"]["init_args"]["calibration_images"] == 16
     calibration = json.loads((run / "calibration.json").read_text())
-    assert calibration.keys() == {"sha256", "images", "network"}
+    assert calibration.keys() == {"sha256", "images", "network", "run"}
     assert len(calibration["images"]) == len(set(calibration["images"])) == 16
     assert re.fullmatch(r"[0-9a-f]{64}", calibration["sha256"])
     assert calibration["network"]["name"] == "vit_digits"

@@ -1,6 +1,7 @@
 """What happens around a stage: calibrate and freeze, watch, guard, progress."""
 
 from isvit_lightning.callbacks.calibrate import CalibrateQuantizers
+from isvit_lightning.callbacks.checkpoint import SaveUnits
 from isvit_lightning.callbacks.guard import RequireCalibrated
 from isvit_lightning.callbacks.progress import UnitProgress, UnitReport
 from isvit_lightning.callbacks.watch import GridUse, WatchQuantizers, measure_unit
@@ -9,6 +10,7 @@ __all__ = [
     "CalibrateQuantizers",
     "GridUse",
     "RequireCalibrated",
+    "SaveUnits",
     "UnitProgress",
     "UnitReport",
     "WatchQuantizers",

@@ -31,6 +31,8 @@ class CalibrateQuantizers(Callback):
         """Ranges of the whole network."""
         started = time.perf_counter()
         stage = cast("UnitWalk", pl_module)
+        if stage.ranges_chosen:
+            return
         model = stage.quantized.model
         active = [quantizer for quantizer in quantizers(model).values() if quantizer.enabled]
         if any(quantizer.role is Role.WEIGHT and not quantizer.calibrated for quantizer in active):
@@ -47,6 +49,6 @@ class CalibrateQuantizers(Callback):
         if stage.tuning is not None and stage.tuning.recalibrate == "unit":
             stage.enter_unit()
             started = time.perf_counter()
-            unit, sample = stage.unit.module, stage.inputs[: self.range_images].to(stage.device)
+            unit, sample = stage.unit.module, stage.sample(self.range_images).to(stage.device)
             calibrate_activations(unit, lambda: unit(sample))
             self.seconds += time.perf_counter() - started

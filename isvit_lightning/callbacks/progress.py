@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from isvit_lightning.callbacks.walk import UnitWalk
+from isvit_lightning.processes import rank
 
 _LOG = logging.getLogger(__name__)
 _REFRESH_SECONDS = 0.5
@@ -53,7 +54,7 @@ class UnitProgress(Callback):
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         self._bar = Progress(
-            *columns, console=console, transient=True, disable=not (self._live and console.is_terminal)
+            *columns, console=console, transient=True, disable=not (self._live and console.is_terminal and rank() == 0)
         )
         self._task = self._bar.add_task(stage.title, total=len(stage.plan) * stage.steps)
         self._bar.start()
@@ -68,7 +69,7 @@ class UnitProgress(Callback):
             return
         self._shown = now
         stage = cast("UnitWalk", pl_module)
-        position = f"{stage.title}  unit {stage.current_epoch + 1}/{len(stage.plan)} {stage.unit.name}"
+        position = f"{stage.title}  unit {stage.place} {stage.unit.name}"
         losses = f"loss {float(stage.first_loss):.3g} → {float(stage.last_loss):.3g}"
         done = stage.current_epoch * stage.steps + batch_idx + 1
         self._bar.update(self._task, completed=done, description=f"{position}  {losses}")
@@ -82,17 +83,18 @@ class UnitProgress(Callback):
         )
         self._started = now
         self.reports.append(report)
-        _LOG.info(
-            "%s unit %d/%d %s: %s %.4g → %.4g in %.1f s",
-            report.stage,
-            stage.current_epoch + 1,
-            len(stage.plan),
-            report.unit,
-            "loss" if stage.tuning is not None else "relative change",
-            report.first,
-            report.last,
-            report.seconds,
-        )
+        # Processes that take units of their own tell of them; what all do alike, the first one tells.
+        if trainer.is_global_zero and (rank() == 0 or not stage.repeated):
+            _LOG.info(
+                "%s unit %s %s: %s %.4g → %.4g in %.1f s",
+                report.stage,
+                stage.place,
+                report.unit,
+                "loss" if stage.tuning is not None else "relative change",
+                report.first,
+                report.last,
+                report.seconds,
+            )
         for logger in trainer.loggers:
             prefix = stage.title.replace(" ", "")
             logger.log_metrics(

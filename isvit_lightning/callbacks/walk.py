@@ -13,6 +13,8 @@ class UnitWalk(Protocol):
 
     title: str
     plan: list[int]
+    ranges_chosen: bool
+    repeated: bool
     images: torch.Tensor
     quantized: OpenedNetwork
     tuning: Tuning | None
@@ -28,6 +30,14 @@ class UnitWalk(Protocol):
         """Position in ``plan``."""
 
     @property
+    def part(self) -> str:
+        """The title in one word, for files."""
+
+    @property
+    def place(self) -> str:
+        """Where the stage stands, as ``5/14``."""
+
+    @property
     def steps(self) -> int:
         """Steps per unit."""
 
@@ -35,9 +45,8 @@ class UnitWalk(Protocol):
     def unit(self) -> Unit:
         """The quantized unit of the current epoch."""
 
-    @property
-    def inputs(self) -> torch.Tensor:
-        """What the unit reads, ``(images, …)``; valid once the unit has been entered."""
+    def sample(self, count: int) -> torch.Tensor:
+        """What the unit reads of the first ``count`` images; valid once the unit has been entered."""
 
     def enter_unit(self) -> None:
         """Compute inputs and targets of the current unit; a second call in the same epoch does nothing."""

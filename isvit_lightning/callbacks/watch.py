@@ -71,7 +71,9 @@ class WatchQuantizers(Callback):
         stage = cast("UnitWalk", pl_module)
         if not trainer.loggers:
             return
-        sample = stage.inputs[: self.images].to(stage.device)
+        sample = stage.sample(self.images).to(stage.device)
+        if not trainer.is_global_zero:
+            return
         uses = measure_unit(stage.unit.module, sample)
         metrics = {
             f"{stage.unit.name}.{name}/{key}": float(value)

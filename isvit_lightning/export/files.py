@@ -17,7 +17,7 @@ _METADATA = "isvit"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, flush it to the disk and rename it.
+    """Write ``content`` beside ``path``, flush it to the disk, rename it, and flush the folder too.
 
     Raises:
         IsvitError: the disk is full or the folder cannot be written.
@@ -30,6 +30,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -37,6 +38,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"Cannot write {path}: {error.strerror}; expected a writable folder with {len(content)} bytes free: free "
             "some or set trainer.default_root_dir elsewhere."
         ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put the name of a new file on the disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
+from isvit_lightning.processes import gather_rows
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,27 @@ class UnitStage(LightningModule):
     """Walks the units of a network inside one ``fit`` of ``epochs`` epochs.
 
     The outputs of the finished units are carried forward: entering a unit runs each network's part once over all
-    images, and nothing is run from the image again.
+    images, and nothing is run from the image again. With several processes, a stage that ``shards_images`` carries
+    image ``i`` in the process ``i % processes`` alone.
 
     Args:
         quantized: network that the stage changes.
         target: float network whose unit outputs are the targets.
         images: calibration images ``(n, 3, height, width)``.
         schedule: iterations, batch size and seed.
+
+    Attributes:
+        visited: indices of the units that the stage has work to do in.
+        plan: those of them that are still to be done, here.
+        ranges_chosen: whether the ranges that the stage begins with are there already.
     """
 
     title = "stage"
     tuning: Tuning | None = None
+    shards_images = False
+    """Whether each process carries its own images; otherwise each takes its own units."""
+    repeated = False
+    """Whether each process does all units on all images instead."""
 
     def __init__(
         self, quantized: OpenedNetwork, target: OpenedNetwork, images: torch.Tensor, schedule: Schedule
@@ -70,11 +81,14 @@ class UnitStage(LightningModule):
         self.network = quantized.model
         self.schedule = schedule
         self.images = images
-        self.plan = [index for index, unit in enumerate(quantized.units) if self.visits(unit)]
+        self.visited = [index for index, unit in enumerate(quantized.units) if self.visits(unit)]
+        self.plan = list(self.visited)
+        self.ranges_chosen = False
         self.inputs = images
         self.targets = images
         self.float_inputs = images
         self._walked = 0
+        self._rank, self._processes = 0, 1
 
     @abstractmethod
     def visits(self, unit: Unit) -> bool:
@@ -83,6 +97,16 @@ class UnitStage(LightningModule):
     @abstractmethod
     def training_step(self, step: int) -> None:
         """One step on the current unit."""
+
+    @property
+    def part(self) -> str:
+        """The title in one word, for files."""
+        return self.title.replace(" ", "")
+
+    @property
+    def first(self) -> int:
+        """Number of the first unit to be done, as in :attr:`place`."""
+        return self.visited.index(self.plan[0]) + 1
 
     @property
     def steps(self) -> int:
@@ -100,6 +124,11 @@ class UnitStage(LightningModule):
         return self.quantized.units[self.plan[self.current_epoch]]
 
     @property
+    def place(self) -> str:
+        """Where the stage stands, as ``5/14``; units of an earlier run or another process count."""
+        return f"{self.visited.index(self.plan[self.current_epoch]) + 1}/{len(self.visited)}"
+
+    @property
     def reads_quantized(self) -> bool:
         """Whether units read the activations of the quantized network so far."""
         return False
@@ -109,7 +138,9 @@ class UnitStage(LightningModule):
         return range(self.steps)
 
     def on_fit_start(self) -> None:
-        """Bring the float network to the same device."""
+        """Bring the float network to the same device, and take this process's share of the images."""
+        if self.shards_images:
+            self._rank, self._processes = self.trainer.global_rank, self.trainer.world_size
         self.target.model.to(self.device)
         self.network.eval()
 
@@ -126,16 +157,21 @@ class UnitStage(LightningModule):
             self._step_into(self._walked)
             self._walked += 1
 
+    def sample(self, count: int) -> torch.Tensor:
+        """What the current unit reads of the first ``count`` images, ``(count, …)``, whichever process carries them."""
+        return gather_rows(self.inputs, count) if self._processes > 1 else self.inputs[:count]
+
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""
         target, unit = self.target.units[index], self.quantized.units[index]
+        images = self.images[self._rank :: self._processes]
         if self.reads_quantized:
-            outputs = self.images
+            outputs = images
             if index:
                 outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device)
             self.inputs = _enter(unit, outputs, self.device)
             del outputs
-        self.float_inputs = _enter(target, self.targets if index else self.images, self.device)
+        self.float_inputs = _enter(target, self.targets if index else images, self.device)
         self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
         if not self.reads_quantized:
             self.inputs = self.float_inputs

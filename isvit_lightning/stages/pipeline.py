@@ -1,12 +1,15 @@
 """The stages in order: I&S-ViT's smooth optimization strategy, or the same without tuning."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
+from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import (
     OpenedNetwork,
@@ -16,10 +19,12 @@ from isvit_lightning.networks import (
     open_quantized,
     switch,
 )
+from isvit_lightning.processes import rank
 from isvit_lightning.stages.activation import ActivationStage
 from isvit_lightning.stages.base import Schedule, UnitStage
 from isvit_lightning.stages.reparameterization import ReparameterizationStage
 from isvit_lightning.stages.reparameterize import reparameterize
+from isvit_lightning.stages.resume import FOLDED, collect, restore, share_units
 from isvit_lightning.stages.weight import WeightStage
 
 Fit = Callable[[UnitStage], None]
@@ -46,7 +51,10 @@ class Calibration:
 
 
 def calibrate_network(
-    calibration: Calibration, fit: Fit, after_stage1: Callable[[nn.Module], None] | None = None
+    calibration: Calibration,
+    fit: Fit,
+    after_stage1: Callable[[nn.Module], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> OpenedNetwork:
     """Run stage 1, 2 and 3 and return the quantized network.
 
@@ -54,33 +62,75 @@ def calibrate_network(
         calibration: network, images and choices.
         fit: runs one stage.
         after_stage1: called with the network of quantized activations and float weights that stage 1 leaves.
+        checkpoints: finished parts, which are not done again; None does everything, in this process alone.
     """
     with _restored(calibration.model):
-        return _run_stages(calibration, fit, after_stage1)
+        run = fit if checkpoints is None else partial(_fit_rest, fit, checkpoints)
+        return _run_stages(calibration, run, after_stage1, checkpoints)
 
 
-def _run_stages(calibration: Calibration, fit: Fit, after_stage1: Callable[[nn.Module], None] | None) -> OpenedNetwork:
+def _run_stages(
+    calibration: Calibration,
+    fit: Fit,
+    after_stage1: Callable[[nn.Module], None] | None,
+    checkpoints: Checkpoints | None,
+) -> OpenedNetwork:
+    """Stage 1 is not even loaded where stage 2 is finished and nobody asks for its network."""
     method = calibration.method
     quantized = open_quantized(calibration.model, calibration.bits, method)
     target = open_float(calibration.model)
-    shared = (quantized, target, calibration.images, calibration.schedule, method)
-    sample = calibration.images[: method.range_images]
+    folded = checkpoints.read(FOLDED) if checkpoints is not None and method.reparameterize else None
+    if folded is None or after_stage1 is not None:
+        _tune_activations(calibration, quantized, target, fit)
+        if after_stage1 is not None:
+            after_stage1(quantized.model)
+    if folded is not None:
+        quantized = open_quantized(calibration.model, calibration.bits, method, deployed=True)
+        quantized.model.load_state_dict(folded)
+    elif method.reparameterize:
+        fit(ReparameterizationStage(*_arguments(calibration, quantized, target)))
+        if checkpoints is not None and rank() == 0:
+            checkpoints.write(FOLDED, quantized.model.state_dict())
+    _tune_weights(calibration, quantized, target, fit)
+    return quantized
 
-    if method.stage1.enabled:
-        fit(ActivationStage(*shared))
+
+def _fit_rest(fit: Fit, checkpoints: Checkpoints, stage: UnitStage) -> None:
+    """Do what is left of ``stage``, shared among the processes."""
+    if stage.tuning is not None:
+        restore(stage, checkpoints)
+    planned = stage.plan
+    share_units(stage)
+    if stage.plan:
+        fit(stage)
     else:
+        stage.setup("fit")
+    started = time.perf_counter()
+    collect(stage, planned)
+    checkpoints.seconds[stage.part] = checkpoints.seconds.get(stage.part, 0.0) + time.perf_counter() - started
+
+
+def _arguments(
+    calibration: Calibration, quantized: OpenedNetwork, target: OpenedNetwork
+) -> tuple[OpenedNetwork, OpenedNetwork, torch.Tensor, Schedule, Method]:
+    return quantized, target, calibration.images, calibration.schedule, calibration.method
+
+
+def _tune_activations(calibration: Calibration, quantized: OpenedNetwork, target: OpenedNetwork, fit: Fit) -> None:
+    if calibration.method.stage1.enabled:
+        fit(ActivationStage(*_arguments(calibration, quantized, target)))
+    else:
+        sample = calibration.images[: calibration.method.range_images]
         switch(quantized.model, weights=False, activations=True)
         calibrate_activations(quantized.model, lambda: quantized.walk(sample))
-    if after_stage1 is not None:
-        after_stage1(quantized.model)
-    if method.reparameterize:
-        fit(ReparameterizationStage(*shared))
-    if method.stage3.enabled:
-        fit(WeightStage(*shared))
+
+
+def _tune_weights(calibration: Calibration, quantized: OpenedNetwork, target: OpenedNetwork, fit: Fit) -> None:
+    if calibration.method.stage3.enabled:
+        fit(WeightStage(*_arguments(calibration, quantized, target)))
     else:
         switch(quantized.model, weights=True, activations=True)
         calibrate_weights(quantized.model)
-    return quantized
 
 
 def quantize_without_tuning(calibration: Calibration) -> OpenedNetwork:

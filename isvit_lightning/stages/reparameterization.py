@@ -23,6 +23,7 @@ class ReparameterizationStage(UnitStage):
     """
 
     title = "stage 2"
+    repeated = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import nn
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantWindowAttention
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, quantizers
+from isvit_lightning.processes import require_equal, sum_over_processes
 from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
 
@@ -124,13 +125,20 @@ class TuningStage(UnitStage):
             step: number of the step within the unit, from 0.
         """
         optimizer = self.optimizers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        chosen = torch.randperm(len(self.targets), generator=self._generator)[: self.schedule.batch_size]
-        total = torch.zeros((), device=self.device)
-        for part in torch.split(chosen, self.micro_batch):
-            loss = self._loss(part) * (len(part) / len(chosen))
-            self.manual_backward(loss)
-            total += loss.detach()
+        chosen = torch.randperm(len(self.images), generator=self._generator)[: self.schedule.batch_size]
+        # Every process draws for all images of the batch, so that the number of processes changes no draw.
+        from_float = self._draw_mixture(len(chosen))
+        sums = []
+        for members in self._groups(chosen):
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            total = torch.zeros((), device=self.device)
+            for part in self._micro_batches(members):
+                loss = self._loss(chosen[part] // self._processes, None if from_float is None else from_float[part])
+                loss = loss * (len(part) / len(chosen))
+                self.manual_backward(loss)
+                total += loss.detach()
+            sums.append(self._flat_gradients(total))
+        total = self._set_gradients(sum(sums[1:], start=sums[0]))
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         for group, rate in zip(self._optimizer().param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
@@ -148,6 +156,8 @@ class TuningStage(UnitStage):
             for tensor in group["params"]:
                 tensor.requires_grad_(False)
                 tensor.grad = None
+        if self._processes > 1:
+            require_equal(self.unit.module, self.unit.name)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return self.optimizers().optimizer  # type: ignore[union-attr]
@@ -158,11 +168,59 @@ class TuningStage(UnitStage):
         whole = 16 if self.device.type == "cpu" else self.schedule.batch_size
         return self.schedule.micro_batch or whole
 
-    def _loss(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Loss of the unit on the images ``chosen``, a vector of indices."""
+    def _groups(self, chosen: torch.Tensor) -> list[torch.Tensor]:
+        """Places in ``chosen`` of the images that this process carries, in groups whose gradients are added up.
+
+        One process forms the two groups that two processes would carry, so that the order of summation, and with it
+        every bit of the result, is the same; except on an accelerator that takes the whole batch at once.
+        """
+        if self._processes > 1:
+            return [torch.nonzero(chosen % self._processes == self._rank).flatten()]
+        at_once = self.micro_batch >= len(chosen) and self.device.type != "cpu"
+        if at_once or not self.shards_images:
+            return [torch.arange(len(chosen))]
+        halves = [torch.nonzero(chosen % 2 == half).flatten() for half in (0, 1)]
+        return [half for half in halves if len(half)]
+
+    def _micro_batches(self, members: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``members`` in parts of about equal size; none above a micro-batch that was asked for."""
+        parts = len(members) / self.micro_batch
+        # The usual size is no bound: a small part more for a few images would cost time and save no memory to speak of.
+        number = round(parts) if self.schedule.micro_batch is None else math.ceil(parts)
+        return members.chunk(max(1, number)) if len(members) else ()
+
+    def _draw_mixture(self, count: int) -> torch.Tensor | None:
+        """Where ``count`` images read the float network, ``(count, …)``; None where inputs are not mixed."""
+        if self.tuning.inputs != "mixed":
+            return None
+        mixture = torch.empty((count, *self.inputs.shape[1:]), dtype=torch.bool)
+        for rows in torch.split(mixture, 16):  # the random numbers take four times the memory of what is kept
+            rows.copy_(torch.rand(rows.shape, generator=self._generator) < 0.5)
+        return mixture
+
+    def _flat_gradients(self, loss: torch.Tensor) -> torch.Tensor:
+        """All gradients of the unit and ``loss`` behind them, one vector; zero where there is no gradient."""
+        tensors = self._tuned()
+        own = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
+        return torch.cat([gradient.reshape(-1) for gradient in [*own, loss]])
+
+    def _set_gradients(self, flat: torch.Tensor) -> torch.Tensor:
+        """Sum ``flat`` over the processes in one transfer and take it apart; returns the loss of the whole batch."""
+        if self._processes > 1:
+            sum_over_processes(flat)
+        tensors = self._tuned()
+        *gradients, loss = torch.split(flat, [*(tensor.numel() for tensor in tensors), 1])
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient.view_as(tensor)
+        return loss.reshape(())
+
+    def _tuned(self) -> list[torch.Tensor]:
+        return [tensor for group in self._optimizer().param_groups for tensor in group["params"]]
+
+    def _loss(self, chosen: torch.Tensor, from_float: torch.Tensor | None) -> torch.Tensor:
+        """Loss of the unit on the images ``chosen``, a vector of places in the caches of this process."""
         inputs = self.inputs[chosen]
-        if self.tuning.inputs == "mixed":
-            from_float = torch.rand(inputs.shape, generator=self._generator) < 0.5
+        if from_float is not None:
             inputs = torch.where(from_float, self.float_inputs[chosen], inputs)
         output = self.unit.module(inputs.to(self.device))
         target = self.targets[chosen].to(self.device)

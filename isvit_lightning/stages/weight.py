@@ -20,6 +20,7 @@ class WeightStage(TuningStage):
     """
 
     title = "stage 3"
+    shards_images = True
 
     def __init__(
         self,

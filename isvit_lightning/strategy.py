@@ -1,0 +1,66 @@
+"""Several processes for one run: Lightning starts them, and every one runs the whole program."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.stages.resume import synchronize
+
+
+class UnitStrategy(DDPStrategy):
+    """Lightning's DDP without its wrapper around the network.
+
+    The wrapper settles at its construction which parameters have gradients, but each unit has others: the processes
+    would drift apart. Here the states are broadcast once, and a stage sums the gradients of its unit itself.
+    """
+
+    def configure_ddp(self) -> None:
+        """Give every process the state of the first one."""
+        if self.lightning_module is not None:
+            synchronize(self.lightning_module)
+
+
+@contextmanager
+def started(trainer: Trainer) -> Iterator[None]:
+    """Start the other processes of a run with Lightning's launcher, and end them if this one fails.
+
+    Nothing happens where ``trainer`` computes on one device.
+
+    Args:
+        trainer: a trainer of the run's configuration.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, UnitStrategy) or strategy.launcher is None:
+        yield
+        return
+    strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
+    try:
+        yield
+    except BaseException:
+        # Not SIGTERM: a process that waits for the others does not see it.
+        strategy.launcher.kill(signal.SIGKILL)
+        raise
+
+
+def alone(trainer: Trainer) -> dict[str, Any]:
+    """Arguments of a trainer that computes in this process only, on the device that ``trainer`` gives it."""
+    device = trainer.strategy.root_device
+    return {"devices": 1 if device.index is None else [device.index], "num_nodes": 1, "strategy": "auto"}
+
+
+def require_supported(trainer: Trainer) -> None:
+    """Refuse to share a run among processes in a way that splits the network itself.
+
+    Raises:
+        IsvitError: the strategy is neither ``auto`` nor ``ddp``.
+    """
+    if not isinstance(trainer.strategy, DDPStrategy):
+        raise IsvitError(
+            f"trainer.strategy is {type(trainer.strategy).__name__}, expected auto or ddp, which share units and "
+            "images among the processes: change it there."
+        )

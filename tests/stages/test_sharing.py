@@ -1,0 +1,98 @@
+"""Units and images shared among processes: the same network, the same transfers, nothing done twice."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from isvit_lightning.callbacks import CalibrateQuantizers
+from isvit_lightning.checkpoints import Checkpoints
+from isvit_lightning.method import Bits, Method, Tuning
+from isvit_lightning.processes import checksum, rank, world_size
+from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, tuning
+from isvit_lightning.strategy import UnitStrategy
+from tests.helpers import image_batch, tiny_vit
+from tests.several import in_processes
+
+MIXED = Tuning(inputs="mixed", recalibrate="unit")
+METHODS = {
+    "recommended": Method(range_images=5),
+    "ranges anew per unit": Method(range_images=5, stage1=replace(MIXED, inputs="float"), stage3=MIXED),
+}
+
+
+class Units(Callback):
+    """Notes which units a process tunes."""
+
+    def __init__(self) -> None:
+        self.tuned: list[str] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.tuned.append(f"{pl_module.part} {pl_module.unit.name}")
+
+
+def shared(name: str, folder: str) -> dict[str, Any]:
+    """Calibrate a tiny network, alone or with others, and tell what happened."""
+    torch.manual_seed(0)
+    model, images, method = tiny_vit(), image_batch(16, 7), METHODS[name]
+    ranges, units, sent = CalibrateQuantizers(method.range_images), Units(), []
+    sizes: list[int] = []
+    original = tuning.sum_over_processes
+
+    def counted(flat: torch.Tensor) -> None:
+        sent.append(flat.numel() * flat.element_size())
+        original(flat)
+
+    class Sizes(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            if pl_module.part == "stage3":
+                tensors = [t for g in trainer.optimizers[0].param_groups for t in g["params"]]
+                sizes.append(sum(t.grad.numel() * t.grad.element_size() for t in tensors))
+
+    def fit(stage: UnitStage) -> None:
+        several: dict[str, Any] = {"devices": 1}
+        if stage.shards_images and world_size() > 1:
+            several = {"devices": world_size(), "strategy": UnitStrategy()}
+        trainer = Trainer(
+            max_epochs=stage.epochs,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[ranges, units, Sizes()],
+            **several,
+        )
+        trainer.fit(stage)
+
+    tuning.sum_over_processes = counted  # the only transfer of a step
+    calibration = Calibration(model, images, Bits(3, 3), method, Schedule(4, 4, micro_batch=2))
+    try:
+        opened = calibrate_network(calibration, fit, None, Checkpoints(folder, "run"))
+    finally:
+        tuning.sum_over_processes = original
+    return {"rank": rank(), "checksum": checksum(opened.model), "units": units.tuned, "sent": sent, "sizes": sizes}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_end_with_the_bits_of_one(name: str, tmp_path: Any) -> None:
+    alone = shared(name, tmp_path / "one")
+    assert alone["sent"] == []
+    first, second = in_processes(shared, 2, name, tmp_path / "two")
+    assert first["checksum"] == second["checksum"] == alone["checksum"]
+
+
+def test_units_and_images_are_shared(tmp_path: Any) -> None:
+    first, second, third = in_processes(shared, 3, "recommended", tmp_path)
+    assert first["checksum"] == second["checksum"] == third["checksum"]
+    stage1 = [[unit for unit in each["units"] if unit.startswith("stage1")] for each in (first, second, third)]
+    assert stage1 == [["stage1 blocks.0"], ["stage1 blocks.1"], ["stage1 head"]]
+    stage3 = [[unit for unit in each["units"] if unit.startswith("stage3")] for each in (first, second, third)]
+    assert stage3[0] == stage3[1] == stage3[2]
+    assert len(stage3[0]) == 4
+    # One transfer per step: the gradients of the unit, and the loss.
+    assert len(first["sent"]) == 4 * 4
+    assert first["sent"] == [size + 4 for size in first["sizes"]]
