@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.faults import sentences
 from isvit_lightning.inspection import inspect
 from isvit_lightning.results import console
 from isvit_lightning.runner import Runner
@@ -105,7 +106,8 @@ class IsvitCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry out a verb; the trainer's own methods of the same name are not consulted."""
-        getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
+        with sentences(self._directory()):
+            getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
 
     def before_instantiate_classes(self) -> None:
         """Stages run in Lightning's own trainer."""
@@ -132,13 +134,18 @@ class IsvitCLI(LightningCLI):
         for table in inspect(self.model, self.datamodule):
             console().print(table)
 
+    def _directory(self) -> Path:
+        """The run directory."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        return Path(config["trainer"]["default_root_dir"] or default_directory(config.get("config") or []))
+
     def _runner(self) -> Runner:
         config = self.config[self.subcommand] if self.subcommand else self.config
         return Runner(
             self.model,
             self.datamodule,
             seed=int(config["seed_everything"]),
-            directory=Path(config["trainer"]["default_root_dir"] or default_directory(config.get("config") or [])),
+            directory=self._directory(),
             config=self._dump(),
             make_trainer=self.instantiate_trainer,
             configured_callbacks=list(config_callbacks(self.config_init, self.subcommand)),

@@ -28,15 +28,19 @@ def _require_types(choices: Any, section: str) -> None:
             raise IsvitError(f"{section}.{name} is {value!r}, expected {expected}: change it there.")
 
 
-def _mismatch(value: object, kind: Any) -> str:
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether ``value`` is a number of this kind; Python counts True as one."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _mismatch(value: Any, kind: Any) -> str:
     """What ``kind`` wants instead of ``value``; empty where the value is fine."""
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
     if kind is int:
-        return "" if isinstance(value, Integral) and not isinstance(value, bool) else "a whole number"
+        return "" if _is_number(value, Integral) else "a whole number"
     if kind is float:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        return "" if number and math.isfinite(float(value)) else "a finite number"  # type: ignore[arg-type]
+        return "" if _is_number(value, Real) and math.isfinite(value) else "a finite number"
     words = {bool: "true or false", str: "a text"}
     return "" if isinstance(value, kind) else words.get(kind, f"the choices of {kind.__name__}")
 

@@ -62,7 +62,12 @@ class Runner:
         write_atomically(self.directory / "config.yaml", self.config.encode())
         write_json(
             self.directory / "calibration.json",
-            {"sha256": listing.sha256, "images": list(listing.names), "network": loaded.fingerprint},
+            {
+                "sha256": listing.sha256,
+                "images": list(listing.names),
+                "skipped": list(listing.skipped),
+                "network": loaded.fingerprint,
+            },
         )
         results = self._results(len(images), evaluate)
         calibration = Calibration(loaded.model, images, self.model.bits, self.model.method, self._schedule())
@@ -199,6 +204,8 @@ class Runner:
             )
             trainer.fit(stage)
             durations[name] = time.perf_counter() - started
+            if stage.rolled_back:
+                results.rolled_back[name] = stage.rolled_back
 
         network = calibrate_network(calibration, fit, after_stage1)
         results.seconds |= {

@@ -18,7 +18,7 @@ from isvit_lightning.export.files import read_tensors, write_tensors
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks.architecture import Architecture
 from isvit_lightning.networks.preprocessing import Preprocessing
-from tests.helpers import image_batch, quantized_network, tiny_vit
+from tests.helpers import image_batch, quantized_network
 from tests.networks.test_checkpoint import Payload, torch_file, truncated
 
 TINY = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3}

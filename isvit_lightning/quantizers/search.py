@@ -87,7 +87,7 @@ def _quantile_pairs(groups: torch.Tensor, percentiles: tuple[float, ...]) -> tup
     count = groups.shape[1]
     tail = min(count, int((1 - min(percentiles)) * (count - 1)) + 2)
     if tail <= count * _TAIL_SHARE:
-        # Sorting a row for its outermost hundredths is waste; the tails alone give the same quantiles, 2.5 times faster.
+        # Sorting a row for its outermost hundredths is waste; the tails give the same quantiles, 2.5 times faster.
         top = groups.topk(tail, dim=1).values
         bottom = groups.topk(tail, dim=1, largest=False).values
     else:

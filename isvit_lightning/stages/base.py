@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch import LightningModule
 
+from isvit_lightning.faults import is_out_of_memory
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
 
@@ -33,7 +34,21 @@ class Schedule:
 def run_in_chunks(
     function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int = 32
 ) -> torch.Tensor:
-    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie."""
+    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie.
+
+    Where memory runs out, half as many rows are taken.
+    """
+    try:
+        return _run_in_chunks(function, inputs, device, size)
+    except RuntimeError as error:
+        if size == 1 or not is_out_of_memory(error):
+            raise
+    return run_in_chunks(function, inputs, device, size // 2)
+
+
+def _run_in_chunks(
+    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int
+) -> torch.Tensor:
     first = function(inputs[:size].to(device)).to(inputs.device)
     outputs = first.new_empty(len(inputs), *first.shape[1:])
     outputs[:size] = first
@@ -53,6 +68,9 @@ class UnitStage(LightningModule):
         target: float network whose unit outputs are the targets.
         images: calibration images ``(n, 3, height, width)``.
         schedule: iterations, batch size and seed.
+
+    Attributes:
+        rolled_back: names of the units whose loss ended in NaN or infinity and that were given their best state back.
     """
 
     title = "stage"
@@ -65,6 +83,7 @@ class UnitStage(LightningModule):
         self.automatic_optimization = False
         self.first_loss = torch.tensor(torch.nan)
         self.last_loss = torch.tensor(torch.nan)
+        self.rolled_back: list[str] = []
         self.quantized = quantized
         self.target = target
         self.network = quantized.model

@@ -1,5 +1,6 @@
 """Block-wise reconstruction: a unit's weights learn to reproduce the float unit's outputs (I&S-ViT eq. 12)."""
 
+import logging
 import math
 
 import torch
@@ -10,6 +11,10 @@ from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, quantizers
 from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
+from isvit_lightning.stages.halving import MicroBatch
+from isvit_lightning.stages.rollback import CHECKS, BestState
+
+_LOG = logging.getLogger(__name__)
 
 
 def trainable_parameters(module: nn.Module) -> list[torch.Tensor]:
@@ -94,6 +99,11 @@ class TuningStage(UnitStage):
         first = trainable_parameters(self.quantized.units[self.plan[0]].module)
         return torch.optim.Adam(first, lr=self.tuning.learning_rate, fused=True)
 
+    def on_fit_start(self) -> None:
+        """Begin with the micro-batch that is asked for."""
+        super().on_fit_start()
+        self._pieces = MicroBatch(self.micro_batch)
+
     def on_train_epoch_start(self) -> None:
         """Prepare the unit, and the optimizer for it."""
         super().on_train_epoch_start()
@@ -113,6 +123,7 @@ class TuningStage(UnitStage):
             for tensor in tensors:
                 tensor.requires_grad_(True)
             optimizer.add_param_group({"params": tensors, "lr": rate})
+        self._best = BestState([tensor for tensors, _ in groups for tensor in tensors])
         # Draws depend on seed, stage and unit alone, so that neither resuming nor the order of work changes them.
         unit = self.plan[self.current_epoch]
         self._generator.manual_seed((self.schedule.seed * 10 + self.number) * 10_000 + unit)
@@ -124,13 +135,15 @@ class TuningStage(UnitStage):
             step: number of the step within the unit, from 0.
         """
         optimizer = self.optimizers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
         chosen = torch.randperm(len(self.targets), generator=self._generator)[: self.schedule.batch_size]
-        total = torch.zeros((), device=self.device)
-        for part in torch.split(chosen, self.micro_batch):
-            loss = self._loss(part) * (len(part) / len(chosen))
-            self.manual_backward(loss)
-            total += loss.detach()
+        self._drawn = self._generator.get_state()
+        where = f"{self.title} {self.unit.name}"
+        self.last_loss = self._pieces.retry(lambda size: self._backward(chosen, size), where, self.device)
+        if step == 0:
+            self.first_loss = self.last_loss
+        if step % max(1, self.steps // CHECKS) == 0:
+            # Before the step, so that the state is the one that gave this loss.
+            self._best.offer(self.last_loss)
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         for group, rate in zip(self._optimizer().param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
@@ -138,9 +151,35 @@ class TuningStage(UnitStage):
         with torch.no_grad():
             for scale, floor in self._floors:
                 scale.clamp_(min=floor)
-        self.last_loss = total
-        if step == 0:
-            self.first_loss = self.last_loss
+        if step == self.steps - 1:
+            self._roll_back_if_not_finite()
+
+    def _backward(self, chosen: torch.Tensor, micro_batch: int) -> torch.Tensor:
+        """Loss on the images ``chosen``, a vector of indices, with its gradients."""
+        self._optimizer().zero_grad()
+        self._generator.set_state(self._drawn)
+        total = torch.zeros((), device=self.device)
+        for part in torch.split(chosen, micro_batch):
+            loss = self._loss(part) * (len(part) / len(chosen))
+            self.manual_backward(loss)
+            total += loss.detach()
+        return total
+
+    def _roll_back_if_not_finite(self) -> None:
+        """Give the unit its best state back if tuning ended in NaN or infinity."""
+        if self._best.finite(self.last_loss):
+            return
+        self._best.restore()
+        self.last_loss = self._best.loss
+        self.rolled_back.append(self.unit.name)
+        _LOG.warning(
+            "%s %s: the loss is no number, the unit is rolled back to its best state (loss %.4g); a lower "
+            "model.method.%s.learning_rate may mend it",
+            self.title,
+            self.unit.name,
+            float(self._best.loss),
+            self.title.replace(" ", ""),
+        )
 
     def on_train_epoch_end(self) -> None:
         """Close the unit: its weights are final for this stage."""
