@@ -22,6 +22,7 @@ from isvit_lightning.inspection import inspect
 from isvit_lightning.results import console
 from isvit_lightning.runner import Runner
 
+_CACHE_BYTES = 2**24
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -234,12 +235,17 @@ def one_sentence(error: Exception) -> str:
 
 
 def _keep_one_heap() -> None:
-    """Save memory on Linux: glibc gives the thread of the backward pass a heap of its own, which it never returns."""
+    """Save memory on Linux, where glibc's heaps grow and hardly shrink.
+
+    The thread of the backward pass would get a heap of its own. Caches, the blocks above the second limit, go back to
+    the system when they are freed; glibc raises that limit by itself until even they stay in the heap.
+    """
     if sys.platform == "linux":
-        arena_max = -8  # M_ARENA_MAX of malloc.h
+        arena_max, mmap_threshold = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)
         if set_option is not None:
             set_option(arena_max, 1)
+            set_option(mmap_threshold, _CACHE_BYTES)
 
 
 def _quieten() -> None:

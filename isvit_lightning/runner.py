@@ -1,5 +1,6 @@
 """What the verbs of the command line do, given a configured model and data."""
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -225,7 +226,10 @@ class Runner:
                 "data.evaluation."
             )
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
-        return per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+        metrics = per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+        del trainer
+        gc.collect()  # a trainer and its module hold each other, and here with them a whole network
+        return metrics
 
     def _classes(self, network: nn.Module) -> int:
         inner = network.model if isinstance(network, QuantizedNetwork) else network

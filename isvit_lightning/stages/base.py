@@ -148,16 +148,24 @@ class UnitStage(LightningModule):
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""
         target, unit = self.target.units[index], self.quantized.units[index]
+        # What the last unit read from the float network is let go first, so that no more than three caches ever exist.
+        self.float_inputs = self.targets if index else self.images
         if self.reads_quantized:
             outputs = self.images
             if index:
                 outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device)
             self.inputs = _enter(unit, outputs, self.device)
             del outputs
-        self.float_inputs = _enter(target, self.targets if index else self.images, self.device)
-        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+        else:
+            self.inputs = self.float_inputs
+        self.float_inputs = self.targets = _enter(target, self.float_inputs, self.device)
         if not self.reads_quantized:
             self.inputs = self.float_inputs
+        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+
+    def teardown(self, stage: str) -> None:
+        """Let the caches go: a trainer and its module hold each other, so that both outlive the fit for a while."""
+        self.inputs = self.targets = self.float_inputs = self.images[:0]
 
 
 def _enter(unit: Unit, previous: torch.Tensor, device: torch.device) -> torch.Tensor:
