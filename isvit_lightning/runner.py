@@ -1,6 +1,5 @@
 """What the verbs of the command line do, given a configured model and data."""
 
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -15,7 +14,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from isvit_lightning.artifact import QuantizedNetwork, load
-from isvit_lightning.callbacks import CalibrateQuantizers, RequireCalibrated, UnitProgress, WatchQuantizers
+from isvit_lightning.callbacks import (
+    CalibrateQuantizers,
+    RequireCalibrated,
+    ReturnMemory,
+    UnitProgress,
+    WatchQuantizers,
+    let_go,
+)
 from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
@@ -201,7 +207,7 @@ class Runner:
                     CSVLogger(self.directory, "logs", name),
                     TensorBoardLogger(self.directory, "logs", name),
                 ],
-                callbacks=[ranges, UnitProgress(), WatchQuantizers(), *self.configured_callbacks],
+                callbacks=[ranges, ReturnMemory(), UnitProgress(), WatchQuantizers(), *self.configured_callbacks],
             )
             trainer.fit(stage)
             durations[name] = time.perf_counter() - started
@@ -228,7 +234,7 @@ class Runner:
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
         metrics = per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
         del trainer
-        gc.collect()  # a trainer and its module hold each other, and here with them a whole network
+        let_go()  # a trainer and its module hold each other, and here with them a whole network
         return metrics
 
     def _classes(self, network: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from isvit_lightning.callbacks.calibrate import CalibrateQuantizers
 from isvit_lightning.callbacks.guard import RequireCalibrated
+from isvit_lightning.callbacks.memory import ReturnMemory, let_go
 from isvit_lightning.callbacks.progress import UnitProgress, UnitReport
 from isvit_lightning.callbacks.watch import GridUse, WatchQuantizers, measure_unit
 
@@ -9,8 +10,10 @@ __all__ = [
     "CalibrateQuantizers",
     "GridUse",
     "RequireCalibrated",
+    "ReturnMemory",
     "UnitProgress",
     "UnitReport",
     "WatchQuantizers",
+    "let_go",
     "measure_unit",
 ]
