@@ -163,8 +163,13 @@ def _other_network(path: Path, detail: str) -> str:
     )
 
 
-def _choices(kind: type[_Choices], values: dict[str, Any]) -> _Choices:
+def _choices(kind: type[_Choices], values: Any) -> _Choices:
     """A frozen dataclass from its JSON form; unknown keys are refused."""
+    if not isinstance(values, dict):
+        raise IsvitError(
+            f"The file holds {values!r} in place of {kind.__name__}, expected its values by name: it is damaged, or "
+            "was written by another version; calibrate again."
+        )
     known = {field.name for field in dataclasses.fields(kind)}
     if set(values) - known:
         raise IsvitError(

@@ -21,6 +21,7 @@ from isvit_lightning.callbacks import progress
 from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.faults import sentences
 from isvit_lightning.inspection import inspect
 from isvit_lightning.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.results import console
@@ -29,6 +30,7 @@ from isvit_lightning.strategy import UnitStrategy, alone, require_supported, sta
 from isvit_lightning.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
+_CACHE_BYTES = 2**24
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -114,7 +116,7 @@ class IsvitCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry out a verb; the trainer's own methods of the same name are not consulted."""
-        with started(self.trainer):
+        with sentences(self._directory()), started(self.trainer):
             getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
 
     def before_instantiate_classes(self) -> None:
@@ -150,13 +152,18 @@ class IsvitCLI(LightningCLI):
         for table in inspect(self.model, self.datamodule):
             console().print(table)
 
+    def _directory(self) -> Path:
+        """The run directory."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        return Path(config["trainer"]["default_root_dir"] or default_directory(config.get("config") or []))
+
     def _runner(self) -> Runner:
         config = self.config[self.subcommand] if self.subcommand else self.config
         return Runner(
             self.model,
             self.datamodule,
             seed=int(config["seed_everything"]),
-            directory=Path(config["trainer"]["default_root_dir"] or default_directory(config.get("config") or [])),
+            directory=self._directory(),
             config=self._dump(),
             make_trainer=self.instantiate_trainer,
             configured_callbacks=list(config_callbacks(self.config_init, self.subcommand)),
@@ -288,12 +295,17 @@ def _end_with_parent() -> None:
 
 
 def _keep_one_heap() -> None:
-    """Save memory on Linux: glibc gives the thread of the backward pass a heap of its own, which it never returns."""
+    """Save memory on Linux, where glibc's heaps grow and hardly shrink.
+
+    The thread of the backward pass would get a heap of its own. Caches, the blocks above the second limit, go back to
+    the system when they are freed; glibc raises that limit by itself until even they stay in the heap.
+    """
     if sys.platform == "linux":
-        arena_max = -8  # M_ARENA_MAX of malloc.h
+        arena_max, mmap_threshold = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)
         if set_option is not None:
             set_option(arena_max, 1)
+            set_option(mmap_threshold, _CACHE_BYTES)
 
 
 def _quieten() -> None:

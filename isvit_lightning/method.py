@@ -1,7 +1,9 @@
 """The choices that make a method: what is quantized how, and what is tuned how."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from isvit_lightning.errors import IsvitError
 
@@ -11,6 +13,43 @@ StageInputs = Literal["float", "quantized", "mixed"]
 Recalibration = Literal["never", "stage", "unit"]
 Loss = Literal["squared", "normalized"]
 RangeError = Literal["squared", "normalized"]
+
+
+def _require_types(choices: Any, section: str) -> None:
+    """Refuse values of another type, which Python itself lets through; they may come from a file.
+
+    Raises:
+        IsvitError: a field of the dataclass ``choices`` holds what its annotation does not allow.
+    """
+    hints = get_type_hints(type(choices))
+    for name in (entry.name for entry in fields(choices)):
+        value, kind = getattr(choices, name), hints[name]
+        expected = _mismatch(value, kind)
+        if expected:
+            raise IsvitError(f"{section}.{name} is {value!r}, expected {expected}: change it there.")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether ``value`` is a number of this kind; Python counts True as one."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _mismatch(value: Any, kind: Any) -> str:
+    """What ``kind`` wants instead of ``value``; empty where the value is fine."""
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+    if kind is int:
+        return "" if _is_number(value, Integral) else "a whole number"
+    if kind is float:
+        return "" if _is_number(value, Real) and math.isfinite(value) else "a finite number"
+    words = {bool: "true or false", str: "a text"}
+    return "" if isinstance(value, kind) else words.get(kind, f"the choices of {kind.__name__}")
+
+
+def _require_at_least(section: str, **least: tuple[int, int]) -> None:
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise IsvitError(f"{section}.{name} is {value}, expected {bound} or more: change it there.")
 
 
 @dataclass(frozen=True)
@@ -29,6 +68,7 @@ class Bits:
     activation: int = 4
 
     def __post_init__(self) -> None:
+        _require_types(self, "model.bits")
         for name, value in (("weight", self.weight), ("activation", self.activation)):
             if not 2 <= value <= 8:
                 raise IsvitError(f"model.bits.{name} is {value}, expected 2 to 8: change it there.")
@@ -49,6 +89,9 @@ class Tuning:
             how the next LayerNorm will see it: one token of enormous activations then does not outweigh all others.
         range_learning_rate: rate of Adam for the scales of the activations (straight-through gradient of the step
             size, LSQ, arXiv 1902.08153, without its gradient scale), relative to each scale; 0 keeps them fixed.
+
+    Raises:
+        IsvitError: a rate is out of its range, or a value is of another type.
     """
 
     enabled: bool = True
@@ -59,6 +102,7 @@ class Tuning:
     range_learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
+        _require_types(self, "A stage of model.method")
         if self.learning_rate <= 0 or self.range_learning_rate < 0:
             raise IsvitError(
                 f"Learning rates are {self.learning_rate} and {self.range_learning_rate}, expected a positive one and "
@@ -86,6 +130,9 @@ class Method:
             take all codes.
         stage1: tuning with float weights and per-channel post-LayerNorm activations.
         stage3: tuning with quantized weights.
+
+    Raises:
+        IsvitError: a number is out of its range, or a value is of another type.
     """
 
     name: str = "isvit"
@@ -101,6 +148,12 @@ class Method:
     range_error: RangeError = "normalized"
     stage1: Tuning = field(default_factory=Tuning)
     stage3: Tuning = field(default_factory=lambda: Tuning(inputs="mixed"))
+
+    def __post_init__(self) -> None:
+        _require_types(self, "model.method")
+        _require_at_least(
+            "model.method", extra_softmax_codes=(self.extra_softmax_codes, 0), range_images=(self.range_images, 1)
+        )
 
 
 def round_to_nearest() -> Method:

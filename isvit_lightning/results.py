@@ -47,6 +47,7 @@ class Results:
         baseline_seconds: durations of the baselines, shown in the table only.
         size_bytes: sizes of the float and the packed network.
         n_codes: codes by kind of tensor.
+        rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
     """
 
@@ -62,6 +63,7 @@ class Results:
     baseline_seconds: dict[str, float] = field(default_factory=dict)
     size_bytes: dict[str, int] = field(default_factory=dict)
     n_codes: dict[str, int] = field(default_factory=dict)
+    rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
 
     def write(self) -> None:
@@ -91,6 +93,7 @@ class Results:
             "seed": self.seed,
             "iterations": self.iterations,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "rolled_back": self.rolled_back,
             "peak_memory_bytes": self.peak_memory_bytes,
             "size_bytes": self.size_bytes,
             "versions": versions(),

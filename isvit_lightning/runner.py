@@ -14,7 +14,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from isvit_lightning.artifact import QuantizedNetwork, load
-from isvit_lightning.callbacks import CalibrateQuantizers, RequireCalibrated, SaveUnits, UnitProgress, WatchQuantizers
+from isvit_lightning.callbacks import (
+    CalibrateQuantizers,
+    RequireCalibrated,
+    ReturnMemory,
+    SaveUnits,
+    UnitProgress,
+    WatchQuantizers,
+    let_go,
+)
 from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_directory
 from isvit_lightning.data import CalibrationDataModule
@@ -119,6 +127,7 @@ class Runner:
                 {
                     "sha256": listing.sha256,
                     "images": list(listing.names),
+                    "skipped": list(listing.skipped),
                     "network": loaded.fingerprint,
                     "run": run,
                 },
@@ -253,6 +262,7 @@ class Runner:
                 ],
                 callbacks=[
                     ranges,
+                    ReturnMemory(),
                     UnitProgress(),
                     WatchQuantizers(),
                     KeepSigterm(),
@@ -263,6 +273,8 @@ class Runner:
             )
             trainer.fit(stage)
             durations[name] = time.perf_counter() - started + checkpoints.seconds.pop(name, 0.0)
+            if stage.rolled_back:
+                results.rolled_back[name] = stage.rolled_back
             if name in ("stage1", "stage3"):
                 results.seconds[name] = durations[name]
                 results.write()
@@ -290,7 +302,10 @@ class Runner:
                 "data.evaluation."
             )
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated(), KeepSigterm()])
-        return per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+        metrics = per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+        del trainer
+        let_go()  # a trainer and its module hold each other, and here with them a whole network
+        return metrics
 
     def _require_one_each(self, kind: str, count: int) -> None:
         """Refuse more processes than images: one without an image would leave the others waiting."""

@@ -254,6 +254,36 @@ def test_an_unreadable_image(folder_config: Callable[..., list[str]], tmp_path: 
     assert "on_unreadable" in line
 
 
+def test_an_unreadable_image_that_is_skipped_is_named(folder_config: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        content = png(number)
+        (tmp_path / "images" / f"{number}.png").write_bytes(content[:40] if number == 1 else content)
+    arguments = [*folder_config(tmp_path / "images"), "--data.on_unreadable", "skip", "--evaluate", "false"]
+    run = tmp_path / "skipping"
+    arguments += ["--data.calibration_images", "3", "--trainer.default_root_dir", str(run)]
+    assert main(arguments) == 0
+    content = json.loads((run / "calibration.json").read_text())
+    assert content["skipped"] == ["1.png"]
+    assert sorted(content["images"]) == ["0.png", "2.png", "3.png"]
+
+
+def test_a_disk_that_fills_up_while_logs_are_written(run: Path, tmp_path: Path, capsys: Any) -> None:
+    """A link to /dev/full in place of a log: the kernel itself refuses each byte."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    full = tmp_path / "full"
+    (full / "logs" / "stage3").mkdir(parents=True)
+    (full / "logs" / "stage3" / "metrics.csv").symlink_to("/dev/full")
+    (full / "quantized.safetensors").write_bytes(b"of an earlier run")
+    arguments = ["fit", "--config", QUICKSTART, *SMALL, "--evaluate", "false", "--trainer.default_root_dir", str(full)]
+    line = refused(arguments, capsys)
+    assert "full" in line
+    assert "trainer.default_root_dir" in line
+    assert (full / "quantized.safetensors").read_bytes() == b"of an earlier run"
+    assert json.loads((full / "calibration.json").read_text())["images"]
+
+
 def test_more_images_than_exist(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(["fit", "--config", QUICKSTART, "--data.calibration_images", "5000"], capsys)
     assert "5000 calibration images are asked for, but there are 1197" in line

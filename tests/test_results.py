@@ -21,6 +21,7 @@ KEYS = {
     "seed",
     "iterations",
     "seconds",
+    "rolled_back",
     "peak_memory_bytes",
     "size_bytes",
     "versions",

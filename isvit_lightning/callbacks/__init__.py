@@ -3,6 +3,7 @@
 from isvit_lightning.callbacks.calibrate import CalibrateQuantizers
 from isvit_lightning.callbacks.checkpoint import SaveUnits
 from isvit_lightning.callbacks.guard import RequireCalibrated
+from isvit_lightning.callbacks.memory import ReturnMemory, let_go
 from isvit_lightning.callbacks.progress import UnitProgress, UnitReport
 from isvit_lightning.callbacks.watch import GridUse, WatchQuantizers, measure_unit
 
@@ -10,9 +11,11 @@ __all__ = [
     "CalibrateQuantizers",
     "GridUse",
     "RequireCalibrated",
+    "ReturnMemory",
     "SaveUnits",
     "UnitProgress",
     "UnitReport",
     "WatchQuantizers",
+    "let_go",
     "measure_unit",
 ]

@@ -87,7 +87,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
             IsvitError: there are too few images, one cannot be read, or one is also evaluated on.
         """
         self._require_disjoint()
-        source, chosen = self._calibration
+        source, chosen, _ = self._calibration
         loader = image_loader(ImageList(source, chosen, self._transform), self.batch_size, self.workers)
         # Filled in place, because joining the batches would hold all images twice.
         images = torch.empty(len(chosen), *self._attached.input_size)
@@ -154,24 +154,24 @@ class CalibrationDataModule(LightningDataModule, ABC):
         return self.calibration_source()
 
     @cached_property
-    def _calibration(self) -> tuple[ImageSource, list[int]]:
-        """Source of the calibration images and the indices of those that are used."""
+    def _calibration(self) -> tuple[ImageSource, list[int], list[int]]:
+        """Source of the calibration images, the indices of those that are used and of those that are passed over."""
         source = self._calibration_source
         if source is None:
             raise IsvitError(
                 f"There are no images to calibrate on, expected a source of them: set {self.calibration_option}."
             )
         order = calibration_order(len(source), self.selection, self.seed)
-        usable = "images"
+        usable, skipped = "images", list[int]()
         if self.on_unreadable == "skip":
-            order = _readable(source, order, self.calibration_images)
+            order, skipped = _readable(source, order, self.calibration_images)
             usable = "readable images"
         if len(order) < self.calibration_images:
             raise IsvitError(
                 f"{self.calibration_images} calibration images are asked for, but there are {len(order)} {usable}, "
                 f"expected at least as many: lower data.calibration_images or change {self.calibration_option}."
             )
-        return source, order[: self.calibration_images]
+        return source, order[: self.calibration_images], skipped
 
     @cached_property
     def _evaluation(self) -> LabeledImages | None:
@@ -214,7 +214,8 @@ class CalibrationDataModule(LightningDataModule, ABC):
     def _overlap(self) -> tuple[str, str] | None:
         if self._calibration_source is None or self._evaluation is None:
             return None
-        return first_overlap(*self._calibration, self._evaluation.source)
+        source, chosen, _ = self._calibration
+        return first_overlap(source, chosen, self._evaluation.source)
 
 
 def _require_at_least(least: int, option: str, value: int) -> None:
@@ -222,10 +223,13 @@ def _require_at_least(least: int, option: str, value: int) -> None:
         raise IsvitError(f"data.{option} is {value}, expected {least} or more: raise data.{option}.")
 
 
-def _readable(source: ImageSource, order: list[int], count: int) -> list[int]:
-    """The first ``count`` indices of ``order`` whose image can be decoded, fewer if there are not as many."""
+def _readable(source: ImageSource, order: list[int], count: int) -> tuple[list[int], list[int]]:
+    """The first ``count`` indices of ``order`` whose image can be decoded, fewer if there are not as many; the others.
+
+    The others are those met on the way, whose image cannot be decoded.
+    """
     kept: list[int] = []
-    skipped: list[str] = []
+    skipped: list[int] = []
     for index in order:
         if len(kept) == count:
             break
@@ -233,10 +237,11 @@ def _readable(source: ImageSource, order: list[int], count: int) -> list[int]:
             source.tensor(index, _nothing)
             kept.append(index)
         except UnreadableImageError:
-            skipped.append(source.name(index))
+            skipped.append(index)
     if skipped:
-        _LOG.warning("Skipped %d unreadable calibration images: %s", len(skipped), ", ".join(skipped))
-    return kept
+        names = ", ".join(map(source.name, skipped))
+        _LOG.warning("Skipped %d unreadable calibration images: %s", len(skipped), names)
+    return kept, skipped
 
 
 def _nothing(_: Image) -> Tensor:

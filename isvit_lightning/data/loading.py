@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from isvit_lightning.data.sources import ImageSource, Transform, UnreadableImageError
+from isvit_lightning.errors import IsvitError, first_line
 
 UNLABELED: Final = -1
 
@@ -54,11 +55,25 @@ class ImageLoader(DataLoader[Any]):
 
         Raises:
             UnreadableImageError: an image cannot be read.
+            IsvitError: a worker process was killed.
         """
-        for batch in super().__iter__():
+        for batch in _while_workers_live(super().__iter__()):
             if isinstance(batch, UnreadableImageError):
                 raise batch
             yield batch
+
+
+def _while_workers_live(batches: Iterator[Any]) -> Iterator[Any]:
+    """``batches``, with the end of a worker told in a sentence."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise IsvitError(
+            f"A process that loads images died ({first_line(error)}), expected it to live until the last image: free "
+            "memory or lower data.workers, where 0 loads images in the program itself."
+        ) from error
 
 
 def image_loader(images: ImageList, batch_size: int, workers: int) -> ImageLoader:

@@ -19,14 +19,16 @@ class CalibrationList:
     Args:
         names: name of each image.
         sha256: hash over names and contents.
+        skipped: names of the damaged images that were drawn and passed over.
     """
 
     names: tuple[str, ...]
     sha256: str
+    skipped: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, source: ImageSource, indices: Sequence[int]) -> "CalibrationList":
-        """The list of the images at ``indices`` of ``source``.
+    def of(cls, source: ImageSource, indices: Sequence[int], skipped: Sequence[int] = ()) -> "CalibrationList":
+        """The list of the images at ``indices`` of ``source``, where those at ``skipped`` were passed over.
 
         Raises:
             UnreadableImageError: an image cannot be read.
@@ -35,7 +37,8 @@ class CalibrationList:
         for index in indices:
             content = hashlib.sha256(source.read(index)).hexdigest()
             digest.update(f"{source.name(index)}\0{content}\n".encode(errors="surrogateescape"))
-        return cls(tuple(source.name(index) for index in indices), digest.hexdigest())
+        names, passed_over = (tuple(source.name(index) for index in some) for some in (indices, skipped))
+        return cls(names, digest.hexdigest(), passed_over)
 
 
 def calibration_order(count: int, selection: Selection, seed: int) -> list[int]:

@@ -15,6 +15,10 @@ from isvit_lightning.errors import IsvitError, first_line
 
 EMBEDDED: Final[tuple[str, ...]] = get_args(EmbeddedName)
 SWIN: Final = "SwinTransformer"
+_NO_ARGUMENTS: Final = frozenset(
+    {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_strict"}
+)
+"""Arguments of timm that fetch or read files, which a description or a packed network from anywhere must not do."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Architecture:
         Raises:
             IsvitError: the name or an argument is wrong, or the weights cannot be had.
         """
+        if not isinstance(self.args, dict) or not isinstance(self.name, str):
+            raise IsvitError(
+                f"The network is {self.name!r} with arguments {self.args!r}, expected a name and arguments by name: "
+                "correct model.network.name and model.network.args."
+            )
+        if _NO_ARGUMENTS & self.args.keys():
+            raise IsvitError(
+                f"The arguments of {self.name} hold {min(_NO_ARGUMENTS & self.args.keys())}, expected none that reads "
+                "a file: leave it out of model.network.args, and set model.network.checkpoint to a file with weights."
+            )
         if self.name in EMBEDDED:
             return self._embedded(pretrained).eval()
         if self.name != SWIN:

@@ -32,6 +32,7 @@ def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
         for key, value in own.items()
         if key in state and state[key].shape != value.shape
     ]
+    faults += [f"{key} is no dense tensor of real numbers" for key, value in state.items() if not _is_plain(value)]
     if faults:
         raise IsvitError(
             f"{path} is no checkpoint of {name} with these arguments: {faults[0]}, first of {len(faults)} differences, "
@@ -64,6 +65,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             "model.network.checkpoint."
         )
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether ``value`` can be copied into a parameter without loss: dense, in memory, real."""
+    dense = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return dense and not value.is_complex()
 
 
 def _names_tensor(item: tuple[object, object]) -> bool:

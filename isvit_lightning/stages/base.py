@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch import LightningModule
 
+from isvit_lightning.faults import is_out_of_memory
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
 from isvit_lightning.processes import gather_rows
@@ -34,7 +35,21 @@ class Schedule:
 def run_in_chunks(
     function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int = 32
 ) -> torch.Tensor:
-    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie."""
+    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie.
+
+    Where memory runs out, half as many rows are taken.
+    """
+    try:
+        return _run_in_chunks(function, inputs, device, size)
+    except RuntimeError as error:
+        if size == 1 or not is_out_of_memory(error):
+            raise
+    return run_in_chunks(function, inputs, device, size // 2)
+
+
+def _run_in_chunks(
+    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int
+) -> torch.Tensor:
     first = function(inputs[:size].to(device)).to(inputs.device)
     outputs = first.new_empty(len(inputs), *first.shape[1:])
     outputs[:size] = first
@@ -60,6 +75,7 @@ class UnitStage(LightningModule):
         visited: indices of the units that the stage has work to do in.
         plan: those of them that are still to be done, here.
         ranges_chosen: whether the ranges that the stage begins with are there already.
+        rolled_back: names of the units whose loss ended in NaN or infinity and that were given their best state back.
     """
 
     title = "stage"
@@ -76,6 +92,7 @@ class UnitStage(LightningModule):
         self.automatic_optimization = False
         self.first_loss = torch.tensor(torch.nan)
         self.last_loss = torch.tensor(torch.nan)
+        self.rolled_back: list[str] = []
         self.quantized = quantized
         self.target = target
         self.network = quantized.model
@@ -165,16 +182,24 @@ class UnitStage(LightningModule):
         """Move the carried activations from unit ``index - 1`` to ``index``."""
         target, unit = self.target.units[index], self.quantized.units[index]
         images = self.images[self._rank :: self._processes]
+        # What the last unit read from the float network is let go first, so that no more than three caches ever exist.
+        self.float_inputs = self.targets if index else images
         if self.reads_quantized:
             outputs = images
             if index:
                 outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device)
             self.inputs = _enter(unit, outputs, self.device)
             del outputs
-        self.float_inputs = _enter(target, self.targets if index else images, self.device)
-        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+        else:
+            self.inputs = self.float_inputs
+        self.float_inputs = self.targets = _enter(target, self.float_inputs, self.device)
         if not self.reads_quantized:
             self.inputs = self.float_inputs
+        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+
+    def teardown(self, stage: str) -> None:
+        """Let the caches go: a trainer and its module hold each other, so that both outlive the fit for a while."""
+        self.inputs = self.targets = self.float_inputs = self.images[:0]
 
 
 def _enter(unit: Unit, previous: torch.Tensor, device: torch.device) -> torch.Tensor:

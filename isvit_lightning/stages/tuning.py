@@ -1,5 +1,6 @@
 """Block-wise reconstruction: a unit's weights learn to reproduce the float unit's outputs (I&S-ViT eq. 12)."""
 
+import logging
 import math
 
 import torch
@@ -11,6 +12,10 @@ from isvit_lightning.networks import OpenedNetwork, quantizers
 from isvit_lightning.processes import require_equal, sum_over_processes
 from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
+from isvit_lightning.stages.halving import MicroBatch
+from isvit_lightning.stages.rollback import CHECKS, BestState
+
+_LOG = logging.getLogger(__name__)
 
 
 def trainable_parameters(module: nn.Module) -> list[torch.Tensor]:
@@ -95,6 +100,11 @@ class TuningStage(UnitStage):
         first = trainable_parameters(self.quantized.units[self.plan[0]].module)
         return torch.optim.Adam(first, lr=self.tuning.learning_rate, fused=True)
 
+    def on_fit_start(self) -> None:
+        """Begin with the micro-batch that is asked for."""
+        super().on_fit_start()
+        self._pieces = MicroBatch(self.micro_batch)
+
     def on_train_epoch_start(self) -> None:
         """Prepare the unit, and the optimizer for it."""
         super().on_train_epoch_start()
@@ -114,6 +124,7 @@ class TuningStage(UnitStage):
             for tensor in tensors:
                 tensor.requires_grad_(True)
             optimizer.add_param_group({"params": tensors, "lr": rate})
+        self._best = BestState([tensor for tensors, _ in groups for tensor in tensors])
         # Draws depend on seed, stage and unit alone, so that neither resuming nor the order of work changes them.
         unit = self.plan[self.current_epoch]
         self._generator.manual_seed((self.schedule.seed * 10 + self.number) * 10_000 + unit)
@@ -128,17 +139,14 @@ class TuningStage(UnitStage):
         chosen = torch.randperm(len(self.images), generator=self._generator)[: self.schedule.batch_size]
         # Every process draws for all images of the batch, so that the number of processes changes no draw.
         from_float = self._draw_mixture(len(chosen))
-        sums = []
-        for members in self._groups(chosen):
-            optimizer.zero_grad()  # type: ignore[union-attr]
-            total = torch.zeros((), device=self.device)
-            for part in self._micro_batches(members):
-                loss = self._loss(chosen[part] // self._processes, None if from_float is None else from_float[part])
-                loss = loss * (len(part) / len(chosen))
-                self.manual_backward(loss)
-                total += loss.detach()
-            sums.append(self._flat_gradients(total))
-        total = self._set_gradients(sum(sums[1:], start=sums[0]))
+        where = f"{self.title} {self.unit.name}"
+        flat = self._pieces.retry(lambda size: self._backward(chosen, from_float, size), where, self.device)
+        self.last_loss = self._set_gradients(flat)
+        if step == 0:
+            self.first_loss = self.last_loss
+        if step % max(1, self.steps // CHECKS) == 0:
+            # Before the step, so that the state is the one that gave this loss.
+            self._best.offer(self.last_loss)
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         for group, rate in zip(self._optimizer().param_groups, self._rates, strict=True):
             group["lr"] = rate * decay
@@ -146,9 +154,44 @@ class TuningStage(UnitStage):
         with torch.no_grad():
             for scale, floor in self._floors:
                 scale.clamp_(min=floor)
-        self.last_loss = total
-        if step == 0:
-            self.first_loss = self.last_loss
+        if step == self.steps - 1:
+            self._roll_back_if_not_finite()
+
+    def _backward(self, chosen: torch.Tensor, from_float: torch.Tensor | None, micro_batch: int) -> torch.Tensor:
+        """Gradients of this process's part of the batch ``chosen``, and behind them its part of the loss, one vector.
+
+        Args:
+            chosen: indices of the images of the batch.
+            from_float: where they read the float network, see :meth:`_draw_mixture`.
+            micro_batch: images that pass the unit at once.
+        """
+        sums = []
+        for members in self._groups(chosen):
+            self._optimizer().zero_grad()
+            total = torch.zeros((), device=self.device)
+            for part in self._micro_batches(members, micro_batch):
+                loss = self._loss(chosen[part] // self._processes, None if from_float is None else from_float[part])
+                loss = loss * (len(part) / len(chosen))
+                self.manual_backward(loss)
+                total += loss.detach()
+            sums.append(self._flat_gradients(total))
+        return sum(sums[1:], start=sums[0])
+
+    def _roll_back_if_not_finite(self) -> None:
+        """Give the unit its best state back if tuning ended in NaN or infinity."""
+        if self._best.finite(self.last_loss):
+            return
+        self._best.restore()
+        self.last_loss = self._best.loss
+        self.rolled_back.append(self.unit.name)
+        _LOG.warning(
+            "%s %s: the loss is no number, the unit is rolled back to its best state (loss %.4g); a lower "
+            "model.method.%s.learning_rate may mend it",
+            self.title,
+            self.unit.name,
+            float(self._best.loss),
+            self.title.replace(" ", ""),
+        )
 
     def on_train_epoch_end(self) -> None:
         """Close the unit: its weights are final for this stage."""
@@ -182,11 +225,12 @@ class TuningStage(UnitStage):
         halves = [torch.nonzero(chosen % 2 == half).flatten() for half in (0, 1)]
         return [half for half in halves if len(half)]
 
-    def _micro_batches(self, members: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """``members`` in parts of about equal size; none above a micro-batch that was asked for."""
-        parts = len(members) / self.micro_batch
+    def _micro_batches(self, members: torch.Tensor, micro_batch: int) -> tuple[torch.Tensor, ...]:
+        """``members`` in parts of about equal size; none above a micro-batch that was asked for or that fits."""
+        parts = len(members) / micro_batch
         # The usual size is no bound: a small part more for a few images would cost time and save no memory to speak of.
-        number = round(parts) if self.schedule.micro_batch is None else math.ceil(parts)
+        bound = self.schedule.micro_batch is not None or micro_batch < self.micro_batch
+        number = math.ceil(parts) if bound else round(parts)
         return members.chunk(max(1, number)) if len(members) else ()
 
     def _draw_mixture(self, count: int) -> torch.Tensor | None:

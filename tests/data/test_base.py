@@ -164,6 +164,7 @@ def test_skipping_takes_the_next_image_and_says_so(tmp_path: Path, caplog: pytes
     data = folders(tmp_path, {**calibration_files(5), "0001.png": PNG}, on_unreadable="skip")
     with caplog.at_level(logging.WARNING):
         assert data.calibration_list().names == ("0000.png", "0002.png", "0003.png")
+    assert data.calibration_list().skipped == ("0001.png",)
     assert values(data.calibration_tensor()) == [0, 2, 3]
     assert caplog.messages == ["Skipped 1 unreadable calibration images: 0001.png"]
 

@@ -52,6 +52,20 @@ def test_a_failed_write_leaves_the_old_file(broken: str, tmp_path: Path, monkeyp
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """The kernel's own refusal, by a part file that is a link to /dev/full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    path = tmp_path / "quantized.safetensors"
+    write_tensors(path, TENSORS, METADATA)
+    old = path.read_bytes()
+    (tmp_path / "quantized.safetensors.part").symlink_to("/dev/full")
+    with pytest.raises(IsvitError, match=rf"Cannot write {path}: No space left on device; .*default_root_dir"):
+        write_tensors(path, {"words": torch.zeros(100_000)}, METADATA)
+    assert path.read_bytes() == old
+    assert [entry.name for entry in tmp_path.iterdir()] == ["quantized.safetensors"]
+
+
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(IsvitError, match=r"trainer\.default_root_dir"):

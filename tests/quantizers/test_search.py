@@ -111,14 +111,20 @@ def test_big_tensor_has_the_quantiles_of_a_full_sort(candidates: str, surplus: i
     assert scale_found.item() == pytest.approx(best[0], rel=1e-9)
 
 
-def test_big_rows_and_small_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = torch.randn(3, 5000)
-    search = RangeSearch(WEIGHT_PERCENTILES)
-    sorted_way = percentile_search(groups, 16, search)
-    monkeypatch.setattr("isvit_lightning.quantizers.search._TAIL_LIMIT", 100)
-    tail_way = percentile_search(groups, 16, search)
-    assert torch.equal(sorted_way[0], tail_way[0])
-    assert torch.equal(sorted_way[1], tail_way[1])
+@pytest.mark.parametrize("candidates", [WEIGHT_PERCENTILES, ACTIVATION_PERCENTILES, (0.8, 0.9)])
+@pytest.mark.parametrize("shape", [(3, 5000), (40, 768), (1, 17), (5, 1)])
+def test_selecting_the_tails_and_sorting_agree_bit_for_bit(
+    candidates: tuple[float, ...], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = torch.randn(shape)
+    groups[:, ::3] = groups[:, :1].clone()  # ties
+    search = RangeSearch(candidates)
+    ways = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("isvit_lightning.quantizers.search._TAIL_SHARE", share)
+        ways.append(percentile_search(groups, 16, search))
+    assert torch.equal(ways[0][0], ways[1][0])
+    assert torch.equal(ways[0][1], ways[1][1])
 
 
 def test_zeros_get_the_mean_scale_of_the_others() -> None:

@@ -1,0 +1,82 @@
+"""The tables of ``docs/speed.md``: what each benchmark measured last, kept in ``docs/speed.yaml``.
+
+Every benchmark prints its table; with ``--record`` it also replaces its entry and its table on the page. By itself::
+
+    python benchmarks/speed.py       # put all recorded tables into the page again
+"""
+
+import datetime as dt
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+RECORD = Path(__file__).parent.parent / "docs" / "speed.yaml"
+PAGE = RECORD.with_suffix(".md")
+_HEADER = (
+    "# What benchmarks/ measured; `python benchmarks/NAME.py --record` replaces an entry and its table in speed.md.\n"
+)
+
+Row = Mapping[str, str | float]
+
+
+def read() -> dict[str, Any]:
+    """Entries by name of the benchmark."""
+    return (yaml.safe_load(RECORD.read_text()) or {}) if RECORD.exists() else {}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown table of rows with the same keys."""
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
+    lines += [f"| {' | '.join(_cell(value) for value in row.values())} |" for row in rows]
+    return "\n".join(lines)
+
+
+def finish(name: str, rows: Sequence[Row], arguments: Sequence[str]) -> None:
+    """Print the table of a benchmark, and record it if ``arguments`` ask for it."""
+    print(table(rows))
+    if "--record" in arguments:
+        record(name, rows)
+        write_page()
+
+
+def record(name: str, rows: Sequence[Row]) -> None:
+    """Replace the entry of a benchmark."""
+    entries = read()
+    entries[name] = {
+        "date": dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "torch": str(torch.__version__),
+        "rows": [dict(row) for row in rows],
+    }
+    RECORD.write_text(_HEADER + yaml.safe_dump(entries, sort_keys=True, width=120))
+
+
+def write_page() -> None:
+    """Put every recorded table between its markers on the page."""
+    text = PAGE.read_text()
+    for name, entry in read().items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, found, rest = text.partition(start)
+        if found:
+            where = (
+                f"{entry['date']}, torch {entry['torch']}, {entry['threads']} of {entry['cores']} cores, "
+                f"load {entry['load']}"
+            )
+            text = f"{before}{start}{table(entry['rows'])}\n\n({where})\n{end}{rest.partition(end)[2]}"
+    PAGE.write_text(text)
+
+
+def _cell(value: str | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    write_page()
+    sys.exit()

@@ -1,0 +1,169 @@
+"""A stage-3 step of a unit against float forward, backward and Adam of the same unit, by kind of unit.
+
+Both are measured by turns while one unit is tuned, so that whatever else the machine does weighs on both sides. The
+last row is a whole calibration against iterations times the float steps of all units, both stages together.
+
+::
+
+    python benchmarks/steps.py [--record]
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import speed
+import timm
+import torch
+from calibration import FloatSteps, float_step_seconds
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from isvit_lightning.callbacks import CalibrateQuantizers
+from isvit_lightning.embedded.networks import build_network
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import calibrate_activations, open_float, open_quantized, switch
+from isvit_lightning.networks.source import NetworkSource
+from isvit_lightning.stages import Calibration, Schedule, UnitStage, WeightStage, calibrate_network
+from isvit_lightning.stages.reparameterize import reparameterize
+
+DATA = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+LIMIT = 1.3
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of unit.
+
+    Args:
+        title: what the table calls it.
+        build: makes the network.
+        size: side of its images.
+        unit: path of the unit.
+        batch_size: images per step.
+    """
+
+    title: str
+    build: Callable[[], nn.Module]
+    size: int
+    unit: str
+    batch_size: int = 32
+
+
+def shared_vit_small() -> nn.Module:
+    """The ViT-S of the sample data."""
+    name = str(DATA / "vit_small_patch14_98_cifar10")
+    return NetworkSource(description=f"{name}.json", checkpoint=f"{name}.safetensors").build().model
+
+
+def kinds() -> Iterator[Kind]:
+    """What there is to measure; the ViT-S only where the sample data is."""
+    yield Kind("ViT of the digits, block", lambda: build_network("vit_digits"), 32, "blocks.1")
+    yield Kind("Swin of the digits, shifted block", lambda: build_network("swin_digits"), 32, "layers.0.blocks.1")
+    yield Kind("Swin of the digits, merging", lambda: build_network("swin_digits"), 32, "layers.1.downsample.reduction")
+    if (DATA / "vit_small_patch14_98_cifar10.json").exists():
+        yield Kind("ViT-S/14 at 98, block", shared_vit_small, 98, "blocks.1")
+    base = {"depth": 2, "num_classes": 10}
+    yield Kind("ViT-B/16 at 224, block", lambda: timm.create_model("vit_base_patch16_224", **base), 224, "blocks.0", 16)
+
+
+class Turns(Callback):
+    """Times each step, and now and then the float step between two of them."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.quantized: list[float] = []
+        self.float: list[float] = []
+        self._started = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop it; every few steps, let the float unit have its turn."""
+        self.quantized.append(time.perf_counter() - self._started)
+        if batch_idx % self.every == 0:
+            stage = cast("WeightStage", pl_module)
+            unit = stage.target.units[stage.plan[stage.current_epoch]]
+            size = stage.schedule.batch_size
+            with torch.enable_grad():
+                self.float += float_step_seconds(
+                    unit, stage.float_inputs[:size], stage.targets[:size], stage.micro_batch
+                )
+
+
+def fit(stage: UnitStage, *callbacks: Callback) -> None:
+    """Run a stage on the CPU."""
+    Trainer(
+        max_epochs=stage.epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks],
+    ).fit(stage)
+
+
+def time_unit(kind: Kind, iterations: int = 16, every: int = 4) -> speed.Row:
+    """Median steps of the unit of ``kind``."""
+    torch.manual_seed(0)
+    model, method = kind.build().eval(), Method()
+    images = torch.randn(2 * kind.batch_size, 3, kind.size, kind.size)
+    quantized = open_quantized(model, Bits(4, 4), method)
+    switch(quantized.model, weights=False, activations=True)
+    calibrate_activations(quantized.model, lambda: quantized.walk(images[:8]))
+    for pair in quantized.pairs:
+        reparameterize(pair, method.statistic, method.round_zero_point)
+    stage = WeightStage(quantized, open_float(model), images, Schedule(iterations, kind.batch_size), method)
+    stage.plan = [[unit.name for unit in quantized.units].index(kind.unit)]
+    turns = Turns(every)
+    fit(stage, CalibrateQuantizers(), turns)
+    step, reference = statistics.median(turns.quantized[1:]), statistics.median(turns.float)
+    return {
+        "unit": kind.title,
+        "images": kind.batch_size,
+        "float step, ms": round(1e3 * reference, 1),
+        "stage-3 step, ms": round(1e3 * step, 1),
+        "ratio": round(step / reference, 2),
+        "limit": LIMIT,
+    }
+
+
+def time_calibration(iterations: int = 20, images: int = 128) -> speed.Row:
+    """The ViT of the digits from beginning to end, against the float steps alone."""
+    torch.manual_seed(0)
+    steps, batch_size = FloatSteps(), 32
+    calibration = Calibration(
+        build_network("vit_digits"),
+        torch.randn(images, 3, 32, 32),
+        Bits(4, 4),
+        Method(),
+        Schedule(iterations, batch_size),
+    )
+    ranges = CalibrateQuantizers()
+    started = time.perf_counter()
+    calibrate_network(calibration, lambda stage: fit(stage, ranges, steps))
+    total = time.perf_counter() - started - steps.spent
+    schedule = sum(steps.step(*key) for key in steps.seconds)
+    return {
+        "unit": f"whole calibration, {iterations} steps a unit",
+        "images": batch_size,
+        "float step, ms": round(1e3 * schedule, 1),
+        "stage-3 step, ms": round(1e3 * total / iterations, 1),
+        "ratio": round(total / (iterations * schedule), 2),
+        "limit": "",
+    }
+
+
+if __name__ == "__main__":
+    speed.finish("steps", [*map(time_unit, kinds()), time_calibration()], sys.argv[1:])

@@ -1,0 +1,122 @@
+"""Every benchmark of speed and memory at a tiny setting, and the page that their tables fill."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from timm.models.vision_transformer import VisionTransformer
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The benchmarks import each other by name, as programs do."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(ROOT / "benchmarks") in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    import speed
+
+    monkeypatch.setattr(speed, "RECORD", tmp_path / "speed.yaml")
+    monkeypatch.setattr(speed, "PAGE", tmp_path / "speed.md")
+    (tmp_path / "speed.md").write_text("# Speed\n\n<!-- ranges -->\n<!-- /ranges -->\n\nafter\n")
+    return speed
+
+
+def test_a_recorded_table_stands_on_the_page(speed: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for ratio in (3.0, 0.51234):
+        speed.finish("ranges", [{"bits": 3, "ratio": ratio}], ["--record"])
+    speed.finish("elsewhere", [{"a": 1}], ["--record"])
+    text = speed.PAGE.read_text()
+    assert "| bits | ratio |\n|---|---|\n| 3 | 0.5123 |\n" in text
+    assert text.endswith("<!-- /ranges -->\n\nafter\n")
+    assert text.count("| bits |") == 1
+    assert set(speed.read()) == {"ranges", "elsewhere"}
+    assert "| 3 | 0.5123 |" in capsys.readouterr().out
+
+
+def test_nothing_is_recorded_unasked(speed: ModuleType) -> None:
+    speed.finish("ranges", [{"bits": 3}], [])
+    assert not speed.RECORD.exists()
+
+
+def test_the_page_shows_what_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import speed
+
+    page = ROOT / "docs" / "speed.md"
+    copy = tmp_path / "speed.md"
+    copy.write_text(page.read_text())
+    monkeypatch.setattr(speed, "PAGE", copy)
+    speed.write_page()
+    assert copy.read_text() == page.read_text()
+    recorded = yaml.safe_load((ROOT / "docs" / "speed.yaml").read_text())
+    assert all(f"<!-- {name} -->" in page.read_text() and entry["rows"] for name, entry in recorded.items())
+
+
+def test_ranges() -> None:
+    import ranges
+
+    (row,) = ranges.measure(ranges.network("test_vit"), widths=(3,))
+    assert row["search, s"] > 0
+    assert row["weights"].endswith("million")
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_steps(kind: int) -> None:
+    import steps
+
+    row = steps.time_unit([*steps.kinds()][kind], iterations=3, every=2)
+    assert 0 < row["ratio"] < 20
+    assert row["ratio"] == pytest.approx(row["stage-3 step, ms"] / row["float step, ms"], rel=0.1)
+
+
+def test_a_whole_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    import steps
+
+    tiny = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 4}
+    monkeypatch.setattr(steps, "build_network", lambda name: VisionTransformer(**tiny).eval())
+    assert steps.time_calibration(iterations=1, images=8)["ratio"] > 0
+
+
+def test_a_line_through_points_of_a_line() -> None:
+    import linearity
+
+    line = linearity.straight_line((1, 2, 4), (3.0, 5.0, 9.0))
+    assert (line.slope, line.offset, line.r2) == pytest.approx((2, 1, 1))
+    assert linearity.straight_line((1, 2, 3, 4), (1, 4, 9, 16)).r2 < 0.99
+
+
+def test_linearity(speed: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import linearity
+
+    monkeypatch.setattr(linearity, "PLOT", tmp_path / "linearity.svg")
+    monkeypatch.setattr(linearity, "_FIXED", {"images": 8, "iterations": 1, "depth": 1})
+    linearity.main(["--record"], {"images": (8, 16, 24), "iterations": (1, 2, 3)})
+    assert [row["quantity"] for row in speed.read()["linearity"]["rows"]] == ["images", "iterations"]
+    picture = (tmp_path / "linearity.svg").read_text()
+    assert picture.count("<circle") == 6
+    assert picture.startswith("<svg")
+
+
+def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes are not started here; what they would report is put in their place."""
+    import memory
+
+    monkeypatch.setattr(memory, "imported", lambda: 800_000_000)
+    monkeypatch.setattr(memory, "peak", lambda arguments: 900_000_000)
+    (row,) = memory.measure(["--config", str(ROOT / "configs" / "quickstart.yaml")])
+    assert (row["run"], row["peak beyond libraries, MB"]) == ("quickstart", 100)
+    network, images, caches = memory.needed(["--config", str(ROOT / "configs" / "quickstart.yaml")])
+    assert network == pytest.approx(4 * 460_000, rel=0.05)
+    assert caches / images == pytest.approx(2 * 65 * 96 / (3 * 32 * 32))
+    assert row["ratio to network + caches"] == pytest.approx(1e8 / (network + caches), rel=0.01)
