@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
+from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
 
 WEIGHTS_FILE: Final = "mask_rcnn_swin_digits.safetensors"
@@ -101,11 +102,10 @@ def build_digits_detector() -> nn.Module:
     Raises:
         IsvitError: mmdet is not installed.
     """
-    from mmdet.registry import MODELS  # noqa: PLC0415
-    from mmdet.utils import register_all_modules  # noqa: PLC0415
+    import_mmdet()
+    from mmdet.registry import MODELS  # noqa: PLC0415 - importable only now
     from mmengine import ConfigDict  # noqa: PLC0415
 
-    register_all_modules(init_default_scope=True)
     detector: nn.Module = MODELS.build(ConfigDict(digits_detector_config()))
     return detector
 

@@ -125,13 +125,15 @@ def digit_scene(split: Split, number: int, seed: int = 0, style: SceneStyle = _D
         digits.append(digit)
         boxes.append(box)
     canvas += style.noise * torch.randn(canvas.shape, generator=generator)
-    chosen = torch.tensor(digits, dtype=torch.int64)
     stacked = torch.stack(masks) if masks else torch.zeros(0, *style.size, dtype=torch.bool)
-    return Scene((canvas.clamp(0, 1) * 255).round().to(torch.uint8), labels[chosen], stacked, chosen)
+    visible = stacked.flatten(1).any(dim=1)
+    chosen = torch.tensor(digits, dtype=torch.int64)[visible]
+    image = (canvas.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Scene(image, labels[chosen], stacked[visible], chosen)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Smallest boxes ``(n, 4)`` float32 around non-empty masks ``(n, height, width)``: left, top, right, bottom edge."""
+    """Smallest boxes ``(n, 4)`` float32 around masks ``(n, height, width)``, none empty: left, top, right, bottom."""
     boxes = torch.zeros(len(masks), 4)
     for place, mask in enumerate(masks):
         rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
