@@ -88,10 +88,21 @@ class DetectionEvaluator(LightningModule):
         return [Detections.of(sample) for sample in self.network.test_step(batch)]
 
     def on_test_epoch_end(self) -> None:
-        """Gather the detections of all processes, measure them on the first and tell all the result."""
+        """Gather the detections of all processes, measure them on the first and tell all the result.
+
+        Raises:
+            IsvitError: an image was left out, so that its objects would count as not found.
+        """
         if self.truth is None:
             raise RuntimeError("a detector is tested against a ground truth")
         everything = _gathered(self._found)
+        missing = set(self.truth.image_ids) - {detections.image_id for detections in everything}
+        if missing:
+            raise IsvitError(
+                f"{len(missing)} of {len(self.truth.image_ids)} evaluation images were left out, expected all to be "
+                "measured: choose fewer with data.evaluation_images, and leave trainer.limit_test_batches and "
+                "trainer.use_distributed_sampler as they are."
+            )
         metrics = average_precision(everything, self.truth) if self.trainer.is_global_zero else {}
         metrics = self.trainer.strategy.broadcast(metrics)
         self.log_dict(metrics)

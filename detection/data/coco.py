@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import cv2
 import mmcv
 from PIL import Image
 from typing_extensions import override
@@ -12,7 +13,7 @@ from detection.data.annotations import CocoAnnotations, ListedImage
 from detection.data.base import AnnotatedImages, DetectionDataModule
 from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.sources import ImageSource
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.networks.paths import expand_path
 
 
@@ -52,7 +53,10 @@ class ListedSource(ImageSource):
     @override
     def image(self, index: int) -> Image.Image:
         # OpenCV and Pillow decode a JPEG to slightly different pixels.
-        pixels = mmcv.imfrombytes(self.read(index), channel_order="rgb", backend="cv2")
+        try:
+            pixels = mmcv.imfrombytes(self.read(index), channel_order="rgb", backend="cv2")
+        except cv2.error as error:
+            raise self.unreadable(index, first_line(error)) from None
         if pixels is None:
             raise self.unreadable(index, "OpenCV decodes no image from it")
         return Image.fromarray(pixels)

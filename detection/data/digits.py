@@ -97,13 +97,13 @@ class DigitsDetectionDataModule(DetectionDataModule):
         workers: int = 0,
         **options: Any,
     ) -> None:
-        scale = (max(canvas), min(canvas))
         super().__init__(
             calibration_images=calibration_images,
             evaluation_images=evaluation_images,
             canvas=canvas,
             workers=workers,
-            **{"scale": scale, **options},
+            scale=(max(canvas), min(canvas)),
+            **options,
         )
         self._count = evaluation_images
         self.style = SceneStyle(size=self.canvas, max_objects=max_objects)

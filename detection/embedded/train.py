@@ -72,37 +72,36 @@ class Recipe:
 
 
 def train_detector(recipe: Recipe) -> nn.Module:
-    """Train the detector from scratch.
+    """Train the detector from scratch; the caller's random state is left as it was.
 
     Args:
-        recipe: how to train; its seed is set for torch and, as mmdet draws from it, numpy.
+        recipe: how to train.
 
     Returns:
         The detector after the last step, in evaluation mode.
     """
-    MMLogger.get_current_instance().setLevel(logging.ERROR)  # mmdet tells how each parameter starts
-    torch.manual_seed(recipe.seed)
-    detector: Any = build_digits_detector()
-    detector.init_weights()
-    detector.train()
-    optimizer = torch.optim.AdamW(_groups(detector, recipe.weight_decay), lr=recipe.learning_rate)
-    total = 0.0
-    start = time.perf_counter()
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
-        first = step * recipe.batch_size
-        batch = [digit_scene("train", first + place, recipe.seed) for place in range(recipe.batch_size)]
-        loss, _ = detector.parse_losses(detector(**detector.data_preprocessor(_samples(batch), True), mode="loss"))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(detector.parameters(), max_norm=1.0)
-        optimizer.step()
-        total += loss.item()
-        if (step + 1) % _LOG_EVERY == 0:
-            elapsed = time.perf_counter() - start
-            logger.info("step %d of %d, loss %.4f, %.0f s", step + 1, recipe.steps, total / _LOG_EVERY, elapsed)
-            total = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        detector: Any = build_digits_detector()
+        _initialize(detector)
+        detector.train()
+        optimizer = torch.optim.AdamW(_groups(detector, recipe.weight_decay), lr=recipe.learning_rate)
+        total, start = 0.0, time.perf_counter()
+        for step in range(recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step)
+            first = step * recipe.batch_size
+            scenes = [digit_scene("train", first + place, recipe.seed) for place in range(recipe.batch_size)]
+            loss, _ = detector.parse_losses(detector(**detector.data_preprocessor(_samples(scenes), True), mode="loss"))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(detector.parameters(), max_norm=1.0)
+            optimizer.step()
+            total += loss.item()
+            if (step + 1) % _LOG_EVERY == 0:
+                elapsed = time.perf_counter() - start
+                logger.info("step %d of %d, loss %.4f, %.0f s", step + 1, recipe.steps, total / _LOG_EVERY, elapsed)
+                total = 0.0
     trained: nn.Module = detector.eval()
     return trained
 
@@ -119,6 +118,17 @@ def precision(detector: nn.Module, scenes: int) -> dict[str, float]:
     step: Any = detector.test_step
     found = [Detections.of(sample) for batch in data.test_dataloader() for sample in step(batch)]
     return average_precision(found, data.ground_truth())
+
+
+def _initialize(detector: Any) -> None:
+    """Draw the initial weights; mmdet would tell a line for each."""
+    log = MMLogger.get_current_instance()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        detector.init_weights()
+    finally:
+        log.setLevel(level)
 
 
 def _samples(scenes: Sequence[Scene]) -> dict[str, list[Any]]:
