@@ -2,7 +2,7 @@
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -53,6 +53,21 @@ def draw_detections(
         text = f"{class_names[label]} {float(detections.scores[place]):.2f}"
         _frame(draw, box, text, label_color(label, len(class_names)))
     return picture
+
+
+def comparison(
+    image: Image.Image, found: Mapping[str, Detections], class_names: Sequence[str], threshold: float = 0.3
+) -> Image.Image:
+    """One picture of what several detectors found on an image, from left to right.
+
+    Args:
+        image: the image, RGB.
+        found: detections by title, for example ``float`` and ``W4A4``.
+        class_names: name of each label.
+        threshold: objects of a lower score are left out.
+    """
+    pictures = [draw_detections(image, detections, class_names, threshold) for detections in found.values()]
+    return beside(pictures, list(found))
 
 
 def beside(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:

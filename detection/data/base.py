@@ -120,6 +120,22 @@ class DetectionDataModule(CalibrationDataModule):
         ids = [annotated.listed[index].id for index in self._evaluated(images)]
         return annotated.annotations.ground_truth(ids, self.classes)
 
+    def require_classes(self, count: int) -> None:
+        """Check that a detector knows the classes of the annotations.
+
+        Args:
+            count: number of the detector's classes.
+
+        Raises:
+            IsvitError: it is another number than that of the annotations or of ``classes``.
+        """
+        if self.num_classes not in (None, count):
+            raise IsvitError(
+                f"The evaluation images have {self.num_classes} classes but the detector has {count}, expected as "
+                "many: name the detector's classes in its order with data.classes, or change "
+                "data.evaluation_annotations or the checkpoint."
+            )
+
     def predict_images(self) -> Iterator[Image]:
         """The images in the order of :meth:`predict_names`, as they are stored, RGB."""
         images, mine = self._mine()

@@ -7,7 +7,7 @@ from PIL import Image
 pytest.importorskip("pycocotools")
 
 from detection.detections import Detections, encode_masks
-from detection.pictures import LEAST_SIDE, beside, draw_detections, label_color, zoom
+from detection.pictures import LEAST_SIDE, beside, comparison, draw_detections, label_color, zoom
 
 GRAY = (120, 120, 120)
 
@@ -113,6 +113,13 @@ def test_two_pictures_in_one() -> None:
     assert pixel(whole, 39, 47) == GRAY
     assert pixel(whole, 46, 18) == (0, 0, 255)
     assert len({color for _, color in whole.crop((0, 0, 40, 18)).getcolors(10_000) or []}) > 2
+
+
+def test_detectors_are_compared_on_one_image() -> None:
+    whole = comparison(image(), {"float": found(masks=False), "W4A4": found(score=0.1)}, ["cat", "dog"])
+    assert whole.size == (806, 318)
+    assert pixel(whole, 100, 118) == label_color(1, 2)  # left: found
+    assert pixel(whole, 506, 118) == GRAY  # right: too unsure
 
 
 def test_every_picture_has_a_title() -> None:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,14 @@ def test_ground_truth_follows_the_evaluated_images(root: Path) -> None:
     assert truth.class_names == ("cat", "dog")
     assert data.num_classes == 2
     assert coco_data(root, classes=["dog"]).num_classes == 1
+
+
+def test_a_detector_of_other_classes(root: Path) -> None:
+    coco_data(root).require_classes(2)
+    coco_data(root, classes=["dog"]).require_classes(1)
+    coco_data(root, evaluation=None).require_classes(80)
+    with pytest.raises(IsvitError, match=r"^The evaluation images have 2 classes but the detector has 80, expected"):
+        coco_data(root).require_classes(80)
 
 
 def test_an_image_without_an_object_is_evaluated(root: Path) -> None:
@@ -165,8 +175,6 @@ def test_sizes(options: dict[str, Any], message: str) -> None:
 
 
 def test_an_archive_of_images(root: Path) -> None:
-    import tarfile
-
     with tarfile.open(root / "val.tar", "w") as archive:
         for path in sorted((root / "val").iterdir()):
             member = tarfile.TarInfo(path.name)
@@ -175,3 +183,55 @@ def test_an_archive_of_images(root: Path) -> None:
     packed = list(coco_data(root, evaluation=str(root / "val.tar")).test_dataloader())
     plain = list(coco_data(root).test_dataloader())
     assert torch.equal(packed[0]["inputs"][1], plain[0]["inputs"][1])
+
+
+@pytest.mark.real
+def test_real_images_come_as_from_mmdets_own_dataset(tmp_path: Path) -> None:
+    root = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[4] / "shared" / "data"))
+    archive = root / "coco_mini.tar"
+    if not archive.exists():
+        pytest.skip(f"{archive} is absent: set ISVIT_DATA to a folder that holds it")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    folder = tmp_path / "coco_mini"
+    options = {
+        name: str(folder / place)
+        for name, place in (
+            ("calibration", "train2017"),
+            ("calibration_annotations", "annotations/instances_train2017.json"),
+            ("evaluation", "val2017"),
+            ("evaluation_annotations", "annotations/instances_val2017.json"),
+        )
+    }
+    data = CocoDataModule(**options, canvas=(256, 320), scale=(320, 256), calibration_images=2, workers=0)
+    data.attach(PREPROCESSING)
+    assert data.calibration_tensor().shape == (2, 3, 256, 320)
+    assert (data.num_evaluation_images, data.num_classes) == (158, 80)
+    assert len(CocoDataModule(**options, calibration_images=128).calibration_list().names) == 128
+
+    from mmdet.datasets import CocoDataset
+
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (320, 256), "keep_ratio": True},
+        {"type": "PackDetInputs", "meta_keys": ("img_id", "ori_shape", "img_shape", "scale_factor")},
+    ]
+    theirs = CocoDataset(
+        ann_file=options["evaluation_annotations"],
+        data_prefix={"img": options["evaluation"]},
+        pipeline=pipeline,
+        test_mode=True,
+    )
+    assert theirs.metainfo["classes"] == data.class_names
+    assert tuple(theirs.cat_ids) == data.ground_truth().category_ids
+    expected = {sample["data_samples"].img_id: sample for sample in (theirs[place] for place in range(12))}
+    seen = 0
+    for batch in data.test_dataloader():
+        sample = batch["data_samples"][0]
+        if sample.img_id in expected:
+            wanted = expected[sample.img_id]
+            assert torch.equal(batch["inputs"][0], wanted["inputs"])
+            for name in ("ori_shape", "img_shape", "scale_factor"):
+                assert sample.metainfo[name] == wanted["data_samples"].metainfo[name]
+            seen += 1
+    assert seen == 12
