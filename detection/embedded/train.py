@@ -1,7 +1,9 @@
 """Training of the shipped detector: ``python -m detection.embedded.train``.
 
 The detector learns from scenes of the training digits alone, a new scene at every draw; scenes of the held-out digits
-measure the written weights once, at the end, and choose nothing.
+measure the written weights once, at the end, and choose nothing. The shipped weights are what the default recipe wrote
+with one thread (``OMP_NUM_THREADS=1``) of a CPU in 36 minutes; on 200 held-out scenes they have box AP 81.0 and mask AP
+86.3. Everything random is seeded, so that the same libraries on the same processor write the same file.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The shipped detector: its size, its precision, and that another library version would be told."""
+"""The shipped detector: its size, its precision, and that missing weights are told."""
 
 from importlib.resources import files
 
@@ -16,9 +16,9 @@ from isvit_lightning.errors import IsvitError
 
 def test_it_finds_held_out_digits() -> None:
     metrics = precision(digits_detector(), 40)
-    assert metrics["box_ap"] >= 60
-    assert metrics["mask_ap"] >= 50
-    assert metrics["box_ap50"] >= 85
+    assert metrics["box_ap"] >= 70
+    assert metrics["mask_ap"] >= 75
+    assert metrics["box_ap50"] >= 90
 
 
 def test_weights_are_small_and_half_precision() -> None:

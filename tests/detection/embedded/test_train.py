@@ -31,7 +31,6 @@ def test_seed_decides_and_the_callers_random_state_stays() -> None:
 def test_steps_reach_every_part() -> None:
     one, two = (dict(train_detector(Recipe(steps=steps, batch_size=2)).named_parameters()) for steps in (1, 2))
     still = [name for name in one if torch.equal(one[name], two[name])]
-    # Half of the attention's keys have no bias that matters, but no parameter stays as a whole.
     assert still == []
 
 
