@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch import LightningModule
 
+from isvit_lightning.caches import Caches, computable
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
+
+_IN_MEMORY = Caches()
 
 
 @dataclass(frozen=True)
@@ -21,24 +25,40 @@ class Schedule:
         seed: seed of the draws of images, together with stage and unit.
         micro_batch: images that pass the unit at once. Smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU, where that is also faster, and the whole batch elsewhere.
+        caches: where inputs and targets are kept.
     """
 
     iterations: int = 1000
     batch_size: int = 32
     seed: int = 0
     micro_batch: int | None = None
+    caches: Caches = _IN_MEMORY
 
 
 @torch.no_grad()
 def run_in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int = 32
+    function: Callable[[torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    device: torch.device,
+    caches: Caches = _IN_MEMORY,
 ) -> torch.Tensor:
-    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie."""
-    first = function(inputs[:size].to(device)).to(inputs.device)
-    outputs = first.new_empty(len(inputs), *first.shape[1:])
+    """``function`` over the first axis of ``inputs``, a few rows at a time; the result is kept as ``caches`` say.
+
+    Raises:
+        IsvitError: a value is too large for the precision of the caches.
+    """
+    size = caches.chunk
+    first = function(computable(inputs[:size]).to(device)).to(inputs.device)
+    outputs = caches.empty((len(inputs), *first.shape[1:]), first)
     outputs[:size] = first
     for start in range(size, len(inputs), size):
-        outputs[start : start + size] = function(inputs[start : start + size].to(device))
+        outputs[start : start + size] = function(computable(inputs[start : start + size]).to(device))
+    parts = (outputs[start : start + size] for start in range(0, len(outputs), size))
+    if outputs.dtype is torch.float16 and not all(bool(part.isfinite().all()) for part in parts):
+        raise IsvitError(
+            "An activation is larger than float16 can hold, expected values below 65504: set model.caches.precision to "
+            "float32."
+        )
     return outputs
 
 
@@ -128,23 +148,24 @@ class UnitStage(LightningModule):
 
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""
-        target, unit = self.target.units[index], self.quantized.units[index]
+        target, unit, caches = self.target.units[index], self.quantized.units[index], self.schedule.caches
+        self.float_inputs = self.images  # those of the unit before are of no use any more
         if self.reads_quantized:
             outputs = self.images
             if index:
-                outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device)
-            self.inputs = _enter(unit, outputs, self.device)
+                outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device, caches)
+            self.inputs = _enter(unit, outputs, self.device, caches)
             del outputs
-        self.float_inputs = _enter(target, self.targets if index else self.images, self.device)
-        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+        self.float_inputs = _enter(target, self.targets if index else self.images, self.device, caches)
+        self.targets = run_in_chunks(target.module, self.float_inputs, self.device, caches)
         if not self.reads_quantized:
             self.inputs = self.float_inputs
 
 
-def _enter(unit: Unit, previous: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _enter(unit: Unit, previous: torch.Tensor, device: torch.device, caches: Caches) -> torch.Tensor:
     """Inputs of ``unit``; the same tensor where nothing lies between the units."""
-    probe = previous[:1].to(device)
+    probe = computable(previous[:1]).to(device)
     with torch.no_grad():
         if unit.enter(probe) is probe:
             return previous
-    return run_in_chunks(unit.enter, previous, device)
+    return run_in_chunks(unit.enter, previous, device, caches)
