@@ -46,6 +46,7 @@ class Results:
         size_bytes: sizes of the float and the packed network.
         n_codes: codes by kind of tensor.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
+        columns: metrics in the table, each with its title.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Results:
     size_bytes: dict[str, int] = field(default_factory=dict)
     n_codes: dict[str, int] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    columns: tuple[tuple[str, str], ...] = (("top1", "top-1 %"), ("top5", "top-5 %"))
 
     def write(self) -> None:
         """Write the file, atomically."""
@@ -72,7 +74,7 @@ class Results:
         return {
             "network": self.network,
             "method": self.method,
-            "bits": {"weight": self.bits.weight, "activation": self.bits.activation},
+            "bits": {"weight": self.bits.weight, "activation": self.bits.activation, **self.bits.parts},
             "n_codes": self.n_codes,
             "metrics": self.metrics,
             "images": self.images,
@@ -87,7 +89,8 @@ class Results:
     def table(self) -> Table:
         """One row for each way that was measured."""
         table = Table(title=f"{self.network}, {self.images['evaluation']} evaluation images")
-        for column in ("", "top-1 %", "top-5 %", "bits W/A", "softmax codes", "size", "seconds"):
+        titles = (title for _, title in self.columns)
+        for column in ("", *titles, "bits W/A", "softmax codes", "size", "seconds"):
             table.add_column(column, justify="left" if not column else "right")
         for name, metrics in self.metrics.items():
             table.add_row(*self._row(name, metrics))
@@ -102,8 +105,7 @@ class Results:
         seconds = self.baseline_seconds.get(name) if seconds is None else seconds
         return (
             _TITLES.get(self.method if name == "quantized" else name, self.method),
-            f"{metrics['top1']:.2f}",
-            f"{metrics['top5']:.2f}",
+            *(f"{metrics[key]:.2f}" if key in metrics else "" for key, _ in self.columns),
             bits,
             codes,
             "" if size is None else f"{size / 1e6:.2f} MB",

@@ -11,7 +11,7 @@ from torch import nn
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import DigitsDataModule
 from isvit_lightning.embedded.networks import embedded_network
-from isvit_lightning.inspection import cache_bytes, inspect
+from isvit_lightning.inspection import cache_values, inspect
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import open_float
 from isvit_lightning.networks.source import NetworkSource
@@ -56,7 +56,7 @@ def test_caches_are_as_large_as_what_passes_the_units(build: Callable[[], nn.Mod
     seen: dict[str, tuple[int, int]] = {}
     handles = [
         unit.module.register_forward_hook(
-            lambda module, args, output, name=unit.name: seen.update({name: (4 * args[0].numel(), 4 * output.numel())})
+            lambda module, args, output, name=unit.name: seen.update({name: (args[0].numel(), output.numel())})
         )
         for unit in network.units
     ]
@@ -64,12 +64,12 @@ def test_caches_are_as_large_as_what_passes_the_units(build: Callable[[], nn.Mod
         network.model(torch.zeros(1, 3, size, size))
     for handle in handles:
         handle.remove()
-    assert cache_bytes(network, (3, size, size)) == seen
+    assert cache_values(network, (3, size, size)) == seen
 
 
 def test_memory_is_that_of_the_largest_unit() -> None:
     units, _, _ = tables("vit_digits")
-    sizes = cache_bytes(open_float(embedded_network("vit_digits")), (3, 32, 32))
+    sizes = cache_values(open_float(embedded_network("vit_digits")), (3, 32, 32))
     need = max(2 * inputs + output for inputs, output in sizes.values()) * 100 / 1e6
     assert str(units.title) == f"6 units; caches take up to {need:.0f} MB for 100 images"
     assert column(units, "input MB") == [f"{inputs / 1e4:.1f}" for inputs, _ in sizes.values()]

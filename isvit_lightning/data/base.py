@@ -110,6 +110,11 @@ class CalibrationDataModule(LightningDataModule, ABC):
         return CalibrationList.of(*self._calibration)
 
     @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of a calibration image."""
+        return self._attached.input_size
+
+    @property
     def num_evaluation_images(self) -> int:
         """Number of images that are evaluated on, by all processes together; 0 without evaluation data."""
         return 0 if self._evaluation is None else len(self._evaluated(self._evaluation))
