@@ -110,8 +110,9 @@ class Detection:
 
 def number_of_classes(network: nn.Module) -> int:
     """Number of classes of a detector, float or quantized."""
-    head = cast("Any", bare(network)).roi_head.bbox_head
-    return int((head[0] if isinstance(head, nn.ModuleList) else head).num_classes)
+    head: Any = cast("Any", bare(network)).roi_head.bbox_head
+    first: Any = next(iter(head)) if isinstance(head, nn.ModuleList) else head
+    return int(first.num_classes)
 
 
 def _detections(network: nn.Module, data: Any, trainer: Trainer) -> list[Any]:

@@ -102,11 +102,6 @@ class DetectorAdapter:
             yield "mask_head", "roi_head.mask_head", head.mask_head
 
 
-def float_layers(model: nn.Module) -> list[str]:
-    """Paths of the layers with matrix products that stay float: transposed convolutions."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)]
-
-
 def quantize_layers(root: nn.Module, factory: QuantizerFactory, role: Role, path: str) -> None:
     """Replace every linear layer and convolution below ``root``.
 

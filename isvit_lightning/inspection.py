@@ -30,6 +30,15 @@ def inspect(model: ModelSection, data: CalibrationDataModule) -> Iterator[Table]
     yield _units(opened, values, data, model.caches)
     yield _pairs(opened)
     yield _quantizers(opened.model)
+    left = float_layers(opened.model)
+    if left:
+        yield _float_layers(left)
+
+
+def float_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear layers and convolutions of a quantized network that compute in float all the same, by path."""
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def require_space(caches: Caches, model: nn.Module, data: CalibrationDataModule) -> None:
@@ -115,4 +124,11 @@ def _quantizers(model: nn.Module) -> Table:
         kind = type(quantizer).__name__.removesuffix("Quantizer").lower()
         bits, codes = str(quantizer.bits), str(quantizer.n_codes)
         table.add_row(name, quantizer.role.value, kind, bits, codes, str(quantizer.granularity))
+    return table
+
+
+def _float_layers(layers: Mapping[str, nn.Module]) -> Table:
+    table = Table("layer", "kind", title=f"{len(layers)} layers stay float")
+    for name, module in layers.items():
+        table.add_row(name, type(module).__name__)
     return table

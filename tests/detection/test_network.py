@@ -7,6 +7,7 @@ from torch import nn
 
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.inspection import float_layers
 from isvit_lightning.layers import QuantConv2d, QuantLinear
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import (
@@ -25,7 +26,7 @@ from tests.detection.detectors import build, cascade_config, mask_rcnn_config
 pytest.importorskip("mmdet")
 import_mmdet()
 
-from detection.network import data_samples, float_layers  # noqa: E402 - needs mmdet's operators
+from detection.network import data_samples  # noqa: E402 - needs mmdet's operators
 
 CONFIGS = [mask_rcnn_config, cascade_config]
 Make = Callable[[], dict[str, Any]]
