@@ -74,12 +74,19 @@ class QuantizedNetwork(nn.Module):
         write_tensors(Path(path), pack_state(self.model), metadata)
 
 
-def load(path: str | Path, network: nn.Module | None = None) -> QuantizedNetwork:
+def load(
+    path: str | Path,
+    network: nn.Module | None = None,
+    architecture_type: type[Architecture] = Architecture,
+    preprocessing_type: type[Preprocessing] = Preprocessing,
+) -> QuantizedNetwork:
     """Load a network that :meth:`QuantizedNetwork.save` wrote.
 
     Args:
         path: the file, or the run directory that holds it as ``quantized.safetensors``.
         network: a float network of the same architecture; needed only where the file does not name one.
+        architecture_type: what builds the network; another one than timm's for detectors.
+        preprocessing_type: what prepares its images.
 
     Returns:
         The network, with logits identical to those of the saved one.
@@ -95,8 +102,8 @@ def load(path: str | Path, network: nn.Module | None = None) -> QuantizedNetwork
     try:
         bits = _choices(Bits, metadata["bits"])
         method = _choices(Method, metadata["method"])
-        architecture = metadata["architecture"] and _choices(Architecture, metadata["architecture"])
-        preprocessing = metadata["preprocessing"] and _choices(Preprocessing, metadata["preprocessing"])
+        architecture = metadata["architecture"] and _choices(architecture_type, metadata["architecture"])
+        preprocessing = metadata["preprocessing"] and _choices(preprocessing_type, metadata["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IsvitError(
             f"{path} is damaged (its description lacks or garbles {first_line(error)}), expected a "

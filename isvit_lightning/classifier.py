@@ -1,17 +1,23 @@
 """The model section of a configuration, and the evaluation of a classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from isvit_lightning.artifact import QuantizedNetwork, load
+from isvit_lightning.caches import Caches
+from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.export.files import write_atomically
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks.source import NetworkSource
+from isvit_lightning.processes import gather_shares, rank
+from isvit_lightning.task import bare
 
 _BITS, _METHOD = Bits(), Method()
 
@@ -42,19 +48,66 @@ class Classifier(LightningModule):
         micro_batch: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("iterations", iterations),
-            ("batch_size", batch_size),
-            ("micro_batch", 1 if micro_batch is None else micro_batch),
-        ):
-            if value < 1:
-                raise IsvitError(f"model.{name} is {value}, expected at least 1: change it there.")
+        require_positive(iterations=iterations, batch_size=batch_size, micro_batch=micro_batch)
+        self.task = Classification()
+        self.caches = Caches()
         self.source = network
         self.bits = bits
         self.method = method
         self.iterations = iterations
         self.batch_size = batch_size
         self.micro_batch = micro_batch
+
+
+class Classification:
+    """Networks that name the class of an image, measured by accuracy."""
+
+    columns = (("top1", "top-1 %"), ("top5", "top-5 %"))
+
+    def load(self, directory: Path) -> QuantizedNetwork:
+        """The quantized network of a run directory.
+
+        Raises:
+            IsvitError: the directory holds none.
+        """
+        return load(directory)
+
+    def measure(self, network: nn.Module, data: CalibrationDataModule, trainer: Trainer) -> dict[str, float]:
+        """Top-1 and top-5 in per cent.
+
+        Raises:
+            IsvitError: network and images have different classes.
+        """
+        classes = _classes(network)
+        if data.num_classes not in (None, classes):
+            raise IsvitError(
+                f"The evaluation images have {data.num_classes} classes but the network has {classes}, expected "
+                "as many: set data.class_map to a file with the folder of each class in order, or change "
+                "data.evaluation."
+            )
+        return per_cent(trainer.test(Evaluator(network, classes), datamodule=data, verbose=False)[0])
+
+    def predict(
+        self,
+        network: nn.Module,
+        make_float: Callable[[], nn.Module] | None,
+        data: CalibrationDataModule,
+        trainer: Trainer,
+        folder: Path,
+    ) -> Path:
+        """Write ``predictions.csv`` with file, class and probability of each image."""
+        batches = trainer.predict(Evaluator(network, _classes(network)), datamodule=data)
+        probabilities = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
+        top = probabilities.max(dim=1)
+        rows = [
+            f"{name},{int(label)},{float(value):.6f}"
+            for name, label, value in zip(data.predict_names(), top.indices, top.values, strict=True)
+        ]
+        lines = ["image,class,probability", *gather_shares(rows)]
+        path = folder / "predictions.csv"
+        if rank() == 0:
+            write_atomically(path, ("\n".join(lines) + "\n").encode())
+        return path
 
 
 class Evaluator(LightningModule):
@@ -97,6 +150,21 @@ class Evaluator(LightningModule):
 def per_cent(metrics: Mapping[str, float]) -> dict[str, float]:
     """Accuracies of a trainer's test as ``{"top1", "top5"}`` in per cent."""
     return {name: round(100 * float(metrics[name]), 3) for name in ("top1", "top5")}
+
+
+def require_positive(**options: int | None) -> None:
+    """Refuse options of the model section below 1; None stands for a default.
+
+    Raises:
+        IsvitError: one is.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise IsvitError(f"model.{name} is {value}, expected at least 1: change it there.")
+
+
+def _classes(network: nn.Module) -> int:
+    return int(cast("Any", bare(network)).num_classes)
 
 
 def run_directory(checkpoint: str) -> Path:

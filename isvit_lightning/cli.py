@@ -10,11 +10,13 @@ import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from isvit_lightning.callbacks import progress
@@ -56,21 +58,21 @@ class _Verbs(Trainer):
         """
 
     def validate(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Measure top-1 and top-5; the same as test.
+        """Measure a finished run; the same as test.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none measures the float network.
         """
 
     def test(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Measure top-1 and top-5 of a finished run.
+        """Measure a finished run: top-1 and top-5 of a classifier, average precision of a detector.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none measures the float network.
         """
 
     def predict(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Write class and probability of each evaluation image to predictions.csv.
+        """Write what is found on each evaluation image: a table of classes, or pictures of a detector's objects.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none predicts with the float network.
@@ -83,9 +85,12 @@ class _Verbs(Trainer):
 class IsvitCLI(LightningCLI):
     """The command line: Lightning's, with `fit` running the stages in order."""
 
+    model_section: ClassVar[type[LightningModule]] = Classifier
+    """What the section model of a configuration describes."""
+
     def __init__(self, args: ArgsType, run: bool = True) -> None:
         super().__init__(
-            Classifier,
+            self.model_section,
             CalibrationDataModule,
             save_config_callback=None,
             trainer_class=_Verbs,
@@ -108,7 +113,10 @@ class IsvitCLI(LightningCLI):
         return {verb: set() for verb in ("fit", "validate", "test", "predict", "inspect")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The seed of the run draws the calibration images too."""
+        """The seed of the run draws the calibration images too; the program was already chosen by :func:`main`."""
+        parser.add_argument(
+            "--program", type=str, default=program_name(type(self)), help="kind of networks: the class of the program"
+        )
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
@@ -178,7 +186,7 @@ class IsvitCLI(LightningCLI):
     def _dump(self) -> str:
         """The configuration as YAML, without what belongs to one verb only."""
         self._dump_config()
-        kept = ("seed_everything", "trainer", "model", "data")
+        kept = ("program", "seed_everything", "trainer", "model", "data")
         return yaml.safe_dump({key: self.config_dump[key] for key in kept}, sort_keys=False)
 
 
@@ -213,7 +221,51 @@ def with_run_config(arguments: list[str]) -> list[str]:
 
 def _split(argument: str) -> list[str]:
     name, equals, value = argument.partition("=")
-    return [name, value] if equals and name == "--ckpt_path" else [argument]
+    return [name, value] if equals and name in ("--ckpt_path", "--config", "--program") else [argument]
+
+
+def program_name(program: type[IsvitCLI]) -> str:
+    """Path of a program's class, as configurations name it."""
+    return f"{program.__module__}.{program.__qualname__}"
+
+
+def chosen_program(arguments: Sequence[str], default: type[IsvitCLI] = IsvitCLI) -> type[IsvitCLI]:
+    """The program that the last ``--program``, or else the last configuration file with a key ``program``, names.
+
+    Args:
+        arguments: command line, with the configuration of a run that it names.
+        default: the program where nothing names one.
+
+    Raises:
+        IsvitError: there is no such program.
+    """
+    parts = [part for argument in arguments for part in _split(argument)]
+    values = {
+        option: [value for name, value in pairwise(parts) if name == option] for option in ("--config", "--program")
+    }
+    named = [name for path in values["--config"] if (name := _named_program(Path(path)))] + values["--program"]
+    if not named:
+        return default
+    module, _, name = named[-1].rpartition(".")
+    try:
+        program = getattr(import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise IsvitError(
+            f"The program {named[-1]} cannot be imported ({error}), expected one such as {program_name(IsvitCLI)}, or "
+            'detection.cli.DetectionCLI after pip install "isvit-lightning[detection]": change program.'
+        ) from None
+    if not (isinstance(program, type) and issubclass(program, IsvitCLI)):
+        raise IsvitError(f"{named[-1]} is no program, expected one such as {program_name(IsvitCLI)}: change program.")
+    return program
+
+
+def _named_program(path: Path) -> str | None:
+    """The key ``program`` of a configuration file; the parser tells what is wrong with the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return str(content["program"]) if isinstance(content, dict) and content.get("program") else None
 
 
 def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = IsvitCLI) -> int:
@@ -221,7 +273,7 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
 
     Args:
         arguments: command line without the program's name; the process's own by default.
-        program: the command line to run; a subclass adds to what is done.
+        program: the command line to run where the configuration names none; a subclass adds to what is done.
 
     Returns:
         Exit status: 0; 2 after a mistake in the input, 3 when another process of the run ended, 143 after SIGTERM.
@@ -246,7 +298,8 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
 def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
     """Run the program and tell mistakes in one sentence."""
     try:
-        program(with_run_config(given))
+        given = with_run_config(given)
+        chosen_program(given, program)(given)
     except IsvitError as error:
         _tell(str(error), first)
         return EXIT_STATUS if isinstance(error, TerminatedError) else 2

@@ -1,36 +1,76 @@
 """The dry run: units, pairs, quantizers and memory, before anything is calibrated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import prod
 
 import torch
 from rich.table import Table
 from torch import nn
 
-from isvit_lightning.classifier import Classifier
+from isvit_lightning.caches import Caches, peak_values
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.networks import OpenedNetwork, Unit, open_float, open_quantized, quantizers
 from isvit_lightning.quantizers import Role
+from isvit_lightning.task import ModelSection
 
-_BYTES_PER_VALUE = 4
+_BYTES_PER_IMAGE_VALUE = 4
 
 
-def inspect(model: Classifier, data: CalibrationDataModule) -> Iterator[Table]:
+def inspect(model: ModelSection, data: CalibrationDataModule) -> Iterator[Table]:
     """Tables of units with their caches, of pairs, and of quantizers.
 
     Args:
-        model: the configured classifier.
+        model: the model section of the configuration.
         data: the configured data; only the number of images is read.
     """
     loaded = model.source.build()
-    size = loaded.preprocessing.input_size
+    data.attach(loaded.preprocessing)
     opened = open_quantized(loaded.model, model.bits, model.method)
-    yield _units(opened, cache_bytes(open_float(loaded.model), size), data.calibration_images)
+    values = cache_values(open_float(loaded.model), data.input_size)
+    yield _units(opened, values, data, model.caches)
     yield _pairs(opened)
     yield _quantizers(opened.model)
+    left = float_layers(opened.model)
+    if left:
+        yield _float_layers(left)
 
 
-def cache_bytes(network: OpenedNetwork, input_size: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-    """Bytes that input and output of each unit take per image.
+def float_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear layers and convolutions of a quantized network that compute in float all the same, by path."""
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def require_space(caches: Caches, model: nn.Module, data: CalibrationDataModule) -> None:
+    """Refuse to begin where caches go to a disk that cannot hold them and the images.
+
+    Args:
+        caches: where they go.
+        model: float network.
+        data: its data, which knows how images are preprocessed.
+
+    Raises:
+        IsvitError: the disk is too small.
+    """
+    if caches.where == "disk":
+        images, units = needs(cache_values(open_float(model), data.input_size), data, caches)
+        caches.require_space(images + units)
+
+
+def needs(values: Mapping[str, tuple[int, int]], data: CalibrationDataModule, caches: Caches) -> tuple[int, int]:
+    """Bytes of the calibration images, and the largest ones of the caches.
+
+    Args:
+        values: what :func:`cache_values` gives.
+        data: number and size of the images.
+        caches: precision.
+    """
+    count = data.calibration_images
+    return prod(data.input_size) * _BYTES_PER_IMAGE_VALUE * count, peak_values(values) * caches.bytes_per_value * count
+
+
+def cache_values(network: OpenedNetwork, input_size: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
+    """Numbers that input and output of each unit hold per image.
 
     Args:
         network: float network.
@@ -42,19 +82,24 @@ def cache_bytes(network: OpenedNetwork, input_size: tuple[int, int, int]) -> dic
         for unit in network.units:
             entered = unit.enter(value)
             value = unit.module(entered)
-            sizes[unit.name] = (entered.numel() * _BYTES_PER_VALUE, value.numel() * _BYTES_PER_VALUE)
+            sizes[unit.name] = (entered.numel(), value.numel())
     return sizes
 
 
-def _units(network: OpenedNetwork, sizes: dict[str, tuple[int, int]], images: int) -> Table:
-    # Stage 3 keeps float inputs, quantized inputs and targets of one unit.
-    need = max(2 * inputs + output for inputs, output in sizes.values()) * images
-    table = Table(title=f"{len(network.units)} units; caches take up to {need / 1e6:.0f} MB for {images} images")
+def _units(
+    network: OpenedNetwork, values: dict[str, tuple[int, int]], data: CalibrationDataModule, caches: Caches
+) -> Table:
+    images, need = needs(values, data, caches)
+    where = f"on disk in {caches.precision}" if caches.where == "disk" else f"in memory in {caches.precision}"
+    table = Table(
+        title=f"{len(network.units)} units; {data.calibration_images} images take {images / 1e6:.0f} MB, caches up to "
+        f"{need / 1e6:.0f} MB {where}"
+    )
     for column in ("unit", "weights", "input MB", "output MB"):
         table.add_column(column, justify="left" if column == "unit" else "right")
     for unit in network.units:
-        inputs, output = sizes[unit.name]
-        table.add_row(unit.name, f"{_weights(unit):,}", f"{inputs * images / 1e6:.1f}", f"{output * images / 1e6:.1f}")
+        sizes = [value * caches.bytes_per_value * data.calibration_images / 1e6 for value in values[unit.name]]
+        table.add_row(unit.name, f"{_weights(unit):,}", *(f"{size:.1f}" for size in sizes))
     return table
 
 
@@ -79,4 +124,11 @@ def _quantizers(model: nn.Module) -> Table:
         kind = type(quantizer).__name__.removesuffix("Quantizer").lower()
         bits, codes = str(quantizer.bits), str(quantizer.n_codes)
         table.add_row(name, quantizer.role.value, kind, bits, codes, str(quantizer.granularity))
+    return table
+
+
+def _float_layers(layers: Mapping[str, nn.Module]) -> Table:
+    table = Table("layer", "kind", title=f"{len(layers)} layers stay float")
+    for name, module in layers.items():
+        table.add_row(name, type(module).__name__)
     return table

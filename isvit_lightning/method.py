@@ -13,6 +13,7 @@ StageInputs = Literal["float", "quantized", "mixed"]
 Recalibration = Literal["never", "stage", "unit"]
 Loss = Literal["squared", "normalized"]
 RangeError = Literal["squared", "normalized"]
+Part = Literal["neck", "rpn", "box_head", "mask_head"]
 
 
 def _require_types(choices: Any, section: str) -> None:
@@ -42,6 +43,8 @@ def _mismatch(value: Any, kind: Any) -> str:
         return "" if _is_number(value, Integral) else "a whole number"
     if kind is float:
         return "" if _is_number(value, Real) and math.isfinite(value) else "a finite number"
+    if get_origin(kind) is dict:
+        return "" if isinstance(value, dict) else "a mapping"
     words = {bool: "true or false", str: "a text"}
     return "" if isinstance(value, kind) else words.get(kind, f"the choices of {kind.__name__}")
 
@@ -59,6 +62,8 @@ class Bits:
     Args:
         weight: bits of every weight, 2 to 8.
         activation: bits of every input of a matrix product, 2 to 8.
+        parts: bits of weights and inputs in parts of a detector that are to be wider or narrower than its backbone, for
+            example {box_head: 8}; neck, rpn, box_head or mask_head. A classifier has none of them.
 
     Raises:
         IsvitError: a width outside 2 to 8.
@@ -66,12 +71,18 @@ class Bits:
 
     weight: int = 4
     activation: int = 4
+    parts: dict[Part, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_types(self, "model.bits")
-        for name, value in (("weight", self.weight), ("activation", self.activation)):
+        parts = [(f"parts.{part}", value) for part, value in self.parts.items()]
+        for name, value in (("weight", self.weight), ("activation", self.activation), *parts):
             if not 2 <= value <= 8:
                 raise IsvitError(f"model.bits.{name} is {value}, expected 2 to 8: change it there.")
+
+    def of(self, part: Part) -> "Bits":
+        """Widths of one part of a detector."""
+        return Bits(self.parts[part], self.parts[part]) if part in self.parts else Bits(self.weight, self.activation)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Results:
         n_codes: codes by kind of tensor.
         rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
+        columns: metrics in the table, each with its title.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Results:
     n_codes: dict[str, int] = field(default_factory=dict)
     rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    columns: tuple[tuple[str, str], ...] = (("top1", "top-1 %"), ("top5", "top-5 %"))
 
     def write(self) -> None:
         """Write the file, atomically; with several processes, the first one does."""
@@ -86,7 +88,7 @@ class Results:
         return {
             "network": self.network,
             "method": self.method,
-            "bits": {"weight": self.bits.weight, "activation": self.bits.activation},
+            "bits": {"weight": self.bits.weight, "activation": self.bits.activation, **self.bits.parts},
             "n_codes": self.n_codes,
             "metrics": self.metrics,
             "images": self.images,
@@ -102,7 +104,8 @@ class Results:
     def table(self) -> Table:
         """One row for each way that was measured."""
         table = Table(title=f"{self.network}, {self.images['evaluation']} evaluation images")
-        for column in ("", "top-1 %", "top-5 %", "bits W/A", "softmax codes", "size", "seconds"):
+        titles = (title for _, title in self.columns)
+        for column in ("", *titles, "bits W/A", "softmax codes", "size", "seconds"):
             table.add_column(column, justify="left" if not column else "right")
         for name, metrics in self.metrics.items():
             table.add_row(*self._row(name, metrics))
@@ -117,8 +120,7 @@ class Results:
         seconds = self.baseline_seconds.get(name) if seconds is None else seconds
         return (
             _TITLES.get(self.method if name == "quantized" else name, self.method),
-            f"{metrics['top1']:.2f}",
-            f"{metrics['top5']:.2f}",
+            *(f"{metrics[key]:.2f}" if key in metrics else "" for key, _ in self.columns),
             bits,
             codes,
             "" if size is None else f"{size / 1e6:.2f} MB",

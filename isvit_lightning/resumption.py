@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from isvit_lightning.checkpoints import Checkpoints, differences, run_hash
-from isvit_lightning.classifier import Classifier
 from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks.source import LoadedNetwork
 from isvit_lightning.processes import broadcast_object, rank
 from isvit_lightning.results import versions
+from isvit_lightning.task import ModelSection
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Resumption:
 
 
 def fingerprint(
-    model: Classifier, loaded: LoadedNetwork, images: CalibrationList, seed: int, machine: Mapping[str, Any]
+    model: ModelSection, loaded: LoadedNetwork, images: CalibrationList, seed: int, machine: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides the bits of a result, by option.
 
     Args:
-        model: the configured classifier.
+        model: the model section of the configuration.
         loaded: its float network.
         images: what it is calibrated on.
         seed: seed of the run.
@@ -53,6 +53,7 @@ def fingerprint(
             "iterations": model.iterations,
             "batch_size": model.batch_size,
             "micro_batch": model.micro_batch,
+            "caches": {"precision": model.caches.precision, "chunk": model.caches.chunk},
         },
         "calibration images": {"number": len(images.names), "sha256": images.sha256},
         "seed_everything": seed,

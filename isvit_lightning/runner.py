@@ -5,15 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
-from isvit_lightning.artifact import QuantizedNetwork, load
+from isvit_lightning.artifact import QuantizedNetwork
 from isvit_lightning.callbacks import (
     CalibrateQuantizers,
     RequireCalibrated,
@@ -24,17 +23,19 @@ from isvit_lightning.callbacks import (
     let_go,
 )
 from isvit_lightning.checkpoints import Checkpoints
-from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_directory
+from isvit_lightning.classifier import run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import write_atomically, write_json
+from isvit_lightning.inspection import require_space
 from isvit_lightning.method import Method, repq, round_to_nearest
 from isvit_lightning.networks.source import LoadedNetwork
-from isvit_lightning.processes import gather_shares, rank, world_size
+from isvit_lightning.processes import rank, world_size
 from isvit_lightning.results import Results, console, count_codes, float_size
 from isvit_lightning.resumption import begin, fingerprint
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
+from isvit_lightning.task import ModelSection
 from isvit_lightning.termination import KeepSigterm
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Runner:
     """One run of the program.
 
     Args:
-        model: the configured classifier.
+        model: the model section of the configuration.
         data: the configured data.
         seed: seed of the run.
         directory: run directory.
@@ -56,7 +57,7 @@ class Runner:
         machine: device, number of processes and precision, which decide the last bits of a result.
     """
 
-    model: Classifier
+    model: ModelSection
     data: CalibrationDataModule
     seed: int
     directory: Path
@@ -75,7 +76,8 @@ class Runner:
             resume: go on with an interrupted run of the directory, if there is one.
         """
         loaded = self._load_network()
-        images = self.data.calibration_tensor()
+        require_space(self.model.caches, loaded.model, self.data)
+        images = self.data.calibration_tensor(self.model.caches.empty_images)
         listing = self.data.calibration_list()
         self._require_one_each("calibration", len(images))
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
@@ -154,35 +156,29 @@ class Runner:
         """
         network = self._network(checkpoint)
         metrics = self._measure(network)
-        console().print(
-            f"top-1 {metrics['top1']:.2f} %  top-5 {metrics['top5']:.2f} %  on {self.data.num_evaluation_images} images"
-        )
+        shown = [
+            f"{title.removesuffix(' %')} {metrics[name]:.2f} %"
+            for name, title in self.model.task.columns
+            if name in metrics
+        ]
+        console().print(f"{'  '.join(shown)}  on {self.data.num_evaluation_images} images")
         return metrics
 
     def predict(self, checkpoint: str | None) -> Path:
-        """Write ``predictions.csv`` with file, class and probability of each image.
+        """Write what the network finds on the evaluation images.
 
         Args:
             checkpoint: run directory; None predicts with the float network.
         """
         network = self._network(checkpoint)
-        trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
-        batches = trainer.predict(Evaluator(network, self._classes(network)), datamodule=self.data)
-        probabilities = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
-        top = probabilities.max(dim=1)
-        rows = [
-            f"{name},{int(label)},{float(value):.6f}"
-            for name, label, value in zip(self.data.predict_names(), top.indices, top.values, strict=True)
-        ]
-        lines = ["image,class,probability", *gather_shares(rows)]
-        path = (run_directory(checkpoint) if checkpoint else self.directory) / "predictions.csv"
-        if rank() == 0:
-            write_atomically(path, ("\n".join(lines) + "\n").encode())
+        make_float = None if checkpoint is None else lambda: self.model.source.build().model
+        folder = run_directory(checkpoint) if checkpoint else self.directory
+        path = self.model.task.predict(network, make_float, self.data, self._evaluating_trainer(), folder)
         _LOG.info("wrote %s", path)
         return path
 
     def _load_network(self) -> LoadedNetwork:
-        loaded = self.model.source.build()
+        loaded: LoadedNetwork = self.model.source.build()
         self.data.attach(loaded.preprocessing)
         return loaded
 
@@ -191,7 +187,7 @@ class Runner:
             return self._load_network().model
         directory = run_directory(checkpoint)
         self._require_same_model(directory)
-        network = load(directory)
+        network = self.model.task.load(directory)
         if network.preprocessing is None:
             raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
         self.data.attach(network.preprocessing)
@@ -211,7 +207,9 @@ class Runner:
             )
 
     def _schedule(self) -> Schedule:
-        return Schedule(self.model.iterations, self.model.batch_size, self.seed, self.model.micro_batch)
+        return Schedule(
+            self.model.iterations, self.model.batch_size, self.seed, self.model.micro_batch, self.model.caches
+        )
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
         return Results(
@@ -222,6 +220,7 @@ class Runner:
             {"calibration": calibration_images, "evaluation": self.data.num_evaluation_images if evaluate else 0},
             self.seed,
             self.model.iterations,
+            columns=self.model.task.columns,
         )
 
     def _baselines(self, results: Results, calibration: Calibration) -> None:
@@ -294,16 +293,7 @@ class Runner:
 
     def _measure(self, network: nn.Module) -> dict[str, float]:
         self._require_one_each("evaluation", self.data.num_evaluation_images)
-        classes = self._classes(network)
-        if self.data.num_classes not in (None, classes):
-            raise IsvitError(
-                f"The evaluation images have {self.data.num_classes} classes but the network has {classes}, expected "
-                "as many: set data.class_map to a file with the folder of each class in order, or change "
-                "data.evaluation."
-            )
-        trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated(), KeepSigterm()])
-        metrics = per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
-        del trainer
+        metrics = self.model.task.measure(network, self.data, self._evaluating_trainer())
         let_go()  # a trainer and its module hold each other, and here with them a whole network
         return metrics
 
@@ -315,6 +305,5 @@ class Runner:
                 f"data.{kind}_images or lower trainer.devices."
             )
 
-    def _classes(self, network: nn.Module) -> int:
-        inner = network.model if isinstance(network, QuantizedNetwork) else network
-        return int(cast("Any", inner).num_classes)
+    def _evaluating_trainer(self) -> Trainer:
+        return self.make_trainer(logger=False, callbacks=[RequireCalibrated(), KeepSigterm()])

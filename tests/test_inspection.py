@@ -1,6 +1,9 @@
 """The dry run tells units, pairs, quantizers and memory, and changes nothing."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,12 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from isvit_lightning.caches import Caches, peak_values
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import DigitsDataModule
 from isvit_lightning.embedded.networks import embedded_network
-from isvit_lightning.inspection import cache_bytes, inspect
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.inspection import cache_values, float_layers, inspect, needs, require_space
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import open_float
+from isvit_lightning.networks.preprocessing import Preprocessing
 from isvit_lightning.networks.source import NetworkSource
 from tests.helpers import tiny_swin, tiny_vit
 
@@ -56,7 +62,7 @@ def test_caches_are_as_large_as_what_passes_the_units(build: Callable[[], nn.Mod
     seen: dict[str, tuple[int, int]] = {}
     handles = [
         unit.module.register_forward_hook(
-            lambda module, args, output, name=unit.name: seen.update({name: (4 * args[0].numel(), 4 * output.numel())})
+            lambda module, args, output, name=unit.name: seen.update({name: (args[0].numel(), output.numel())})
         )
         for unit in network.units
     ]
@@ -64,16 +70,35 @@ def test_caches_are_as_large_as_what_passes_the_units(build: Callable[[], nn.Mod
         network.model(torch.zeros(1, 3, size, size))
     for handle in handles:
         handle.remove()
-    assert cache_bytes(network, (3, size, size)) == seen
+    assert cache_values(network, (3, size, size)) == seen
 
 
 def test_memory_is_that_of_the_largest_unit() -> None:
     units, _, _ = tables("vit_digits")
-    sizes = cache_bytes(open_float(embedded_network("vit_digits")), (3, 32, 32))
-    need = max(2 * inputs + output for inputs, output in sizes.values()) * 100 / 1e6
-    assert str(units.title) == f"6 units; caches take up to {need:.0f} MB for 100 images"
-    assert column(units, "input MB") == [f"{inputs / 1e4:.1f}" for inputs, _ in sizes.values()]
-    assert column(units, "output MB") == [f"{output / 1e4:.1f}" for _, output in sizes.values()]
+    sizes = cache_values(open_float(embedded_network("vit_digits")), (3, 32, 32))
+    need = 4 * peak_values(sizes) * 100 / 1e6
+    title = f"6 units; 100 images take {4 * 3 * 32 * 32 / 1e4:.0f} MB, caches up to {need:.0f} MB in memory in float32"
+    assert str(units.title) == title
+    assert column(units, "input MB") == [f"{4 * inputs / 1e4:.1f}" for inputs, _ in sizes.values()]
+    assert column(units, "output MB") == [f"{4 * output / 1e4:.1f}" for _, output in sizes.values()]
+
+
+def test_a_disk_is_asked_for_images_and_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, data = embedded_network("vit_digits"), DigitsDataModule(calibration_images=100)
+    data.attach(Preprocessing.of(network))
+    caches = Caches(where="disk", precision="float16", directory=str(tmp_path))
+    need = sum(needs(cache_values(open_float(network), (3, 32, 32)), data, caches))
+    assert need == 100 * (4 * 3 * 32 * 32 + 2 * peak_values(cache_values(open_float(network), (3, 32, 32))))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=need - 1))
+    with pytest.raises(IsvitError, match="expected room for them"):
+        require_space(caches, network, data)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=need))
+    require_space(caches, network, data)
+
+
+def test_layers_that_stay_float_are_listed() -> None:
+    assert len(tables("vit_digits")) == 3
+    assert list(float_layers(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)))) == ["1"]
 
 
 def test_tables_print() -> None:

@@ -5,6 +5,7 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from isvit_lightning.caches import computable
 from isvit_lightning.callbacks.walk import UnitWalk
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers
 from isvit_lightning.quantizers import Role
@@ -49,6 +50,6 @@ class CalibrateQuantizers(Callback):
         if stage.tuning is not None and stage.tuning.recalibrate == "unit":
             stage.enter_unit()
             started = time.perf_counter()
-            unit, sample = stage.unit.module, stage.sample(self.range_images).to(stage.device)
+            unit, sample = stage.unit.module, computable(stage.sample(self.range_images)).to(stage.device)
             calibrate_activations(unit, lambda: unit(sample))
             self.seconds += time.perf_counter() - started

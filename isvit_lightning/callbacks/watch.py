@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from isvit_lightning.caches import computable
 from isvit_lightning.callbacks.walk import UnitWalk
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Quantizer
@@ -71,7 +72,7 @@ class WatchQuantizers(Callback):
         stage = cast("UnitWalk", pl_module)
         if not trainer.loggers:
             return
-        sample = stage.sample(self.images).to(stage.device)
+        sample = computable(stage.sample(self.images)).to(stage.device)
         if not trainer.is_global_zero:
             return
         uses = measure_unit(stage.unit.module, sample)

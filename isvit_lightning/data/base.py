@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -80,8 +81,11 @@ class CalibrationDataModule(LightningDataModule, ABC):
         """
         self._preprocessing = preprocessing
 
-    def calibration_tensor(self) -> Tensor:
+    def calibration_tensor(self, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
         """The calibration images ``(n, 3, height, width)`` float32, in the order of :meth:`calibration_list`.
+
+        Args:
+            empty: makes the tensor of a shape that is filled.
 
         Raises:
             IsvitError: there are too few images, one cannot be read, or one is also evaluated on.
@@ -90,7 +94,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
         source, chosen, _ = self._calibration
         loader = image_loader(ImageList(source, chosen, self._transform), self.batch_size, self.workers)
         # Filled in place, because joining the batches would hold all images twice.
-        images = torch.empty(len(chosen), *self._attached.input_size)
+        images = empty(len(chosen), *self._attached.input_size)
         filled = 0
         for batch, _ in loader:
             images[filled : filled + len(batch)] = batch
@@ -104,6 +108,11 @@ class CalibrationDataModule(LightningDataModule, ABC):
             IsvitError: there are too few images, or one cannot be read.
         """
         return CalibrationList.of(*self._calibration)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of a calibration image."""
+        return self._attached.input_size
 
     @property
     def num_evaluation_images(self) -> int:

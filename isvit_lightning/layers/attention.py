@@ -1,9 +1,10 @@
 """Self-attention whose two matrix products carry quantizers."""
 
+from typing import Protocol
+
 import torch
 from timm.layers import maybe_add_mask, resolve_self_attn_mask
 from timm.layers.attention import Attention
-from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
@@ -65,11 +66,22 @@ class QuantAttention(nn.Module):
         return self.proj_drop(self.proj(self.norm(out)))
 
 
+class WindowAttentionLike(Protocol):
+    """What timm's and mmdet's window attention have in common."""
+
+    num_heads: int
+    scale: float
+    relative_position_bias_table: nn.Parameter
+    relative_position_index: torch.Tensor
+    attn_drop: nn.Module
+    proj_drop: nn.Module
+
+
 class QuantWindowAttention(nn.Module):
-    """timm's Swin window attention with reachable matmuls; relative position bias and shift mask are kept.
+    """Swin's window attention with reachable matmuls; relative position bias and shift mask are kept.
 
     Args:
-        attention: the float module; its parameters are taken over.
+        attention: the float module, of timm or mmdet; its parameters are taken over.
         qkv: quantized replacement of ``attention.qkv``.
         proj: quantized replacement of ``attention.proj``.
         scores: product of scaled queries and keys.
@@ -80,7 +92,7 @@ class QuantWindowAttention(nn.Module):
 
     def __init__(
         self,
-        attention: WindowAttention,
+        attention: WindowAttentionLike,
         qkv: QuantLinear,
         proj: QuantLinear,
         scores: QuantMatMul,
@@ -88,7 +100,7 @@ class QuantWindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.scale = attention.num_heads, attention.scale
-        self.window_area = attention.window_area
+        self.window_area = len(attention.relative_position_index)
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.register_buffer("relative_position_index", attention.relative_position_index, persistent=False)
         self.qkv = qkv

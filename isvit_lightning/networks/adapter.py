@@ -1,8 +1,9 @@
 """How an architecture is opened: one small adapter each, found by the type of the network."""
 
 from functools import singledispatch
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
@@ -23,6 +24,14 @@ class Adapter(Protocol):
 
     def pairs(self) -> tuple[NormLinearPair, ...]:
         """The (norm, linear) pairs of the quantized network."""
+
+
+@runtime_checkable
+class HasMoreThanUnits(Protocol):
+    """An adapter of a network of which only a part is units, such as the backbone of a detector."""
+
+    def run(self, images: torch.Tensor) -> object:
+        """One pass of ``images (batch, 3, height, width)`` through every layer."""
 
 
 @singledispatch

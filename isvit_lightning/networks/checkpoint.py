@@ -1,6 +1,7 @@
 """Loading weights into a float network."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -20,11 +21,27 @@ def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
     Raises:
         IsvitError: the file is missing, damaged or belongs to another network.
     """
-    state = _read_state(path)
-    own = model.state_dict()
+    state = read_state(path)
     # Older checkpoints hold buffers that timm computes by itself today, such as Swin's relative position index.
-    computed = {key for key, _ in model.named_buffers()} - own.keys()
+    computed = {key for key, _ in model.named_buffers()} - model.state_dict().keys()
     state = {key: value for key, value in state.items() if key not in computed}
+    load_state(model, state, path, name, "model.network.checkpoint, model.network.name or model.network.args")
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], path: Path, name: str, options: str) -> None:
+    """Load ``state`` into ``model``, all of it and nothing else.
+
+    Args:
+        model: network; floating tensors of other types are converted to its own.
+        state: tensors by name.
+        path: where they come from.
+        name: what the network is called in messages.
+        options: what can be changed where they belong to another network.
+
+    Raises:
+        IsvitError: a tensor is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
     faults = [f"{key} is missing" for key in own if key not in state]
     faults += [f"{key} is unexpected" for key in state if key not in own]
     faults += [
@@ -36,13 +53,22 @@ def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
     if faults:
         raise IsvitError(
             f"{path} is no checkpoint of {name} with these arguments: {faults[0]}, first of {len(faults)} differences, "
-            "expected the same tensors: change model.network.checkpoint, model.network.name or model.network.args."
+            f"expected the same tensors: change {options}."
         )
     model.load_state_dict(state)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a checkpoint file."""
+def read_state(path: Path, trusted: bool | None = None) -> dict[str, Tensor]:
+    """Tensors by name of a checkpoint file.
+
+    Args:
+        path: .safetensors file, or a torch file with a state dict, plain or under ``state_dict`` or ``model``.
+        trusted: whether a torch file that holds more than tensors is read all the same, which may run code that it
+            brings; None is no, where no option says yes.
+
+    Raises:
+        IsvitError: the file is missing or damaged, or holds more than tensors and is not trusted.
+    """
     if not path.is_file():
         raise IsvitError(
             f"{path} does not exist, expected a .safetensors or torch file: change model.network.checkpoint."
@@ -50,8 +76,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=not trusted)
     except Exception as error:  # noqa: BLE001 - damaged bytes make the readers raise almost anything
+        if isinstance(error, UnpicklingError) and trusted is False:
+            raise IsvitError(
+                f"{path} holds more than tensors or is damaged ({first_line(error)}), expected tensors only: set "
+                "model.network.trust_checkpoint to true if you trust its source, as reading it may run code, or change "
+                "model.network.checkpoint."
+            ) from None
         raise IsvitError(
             f"{path} cannot be read as weights ({first_line(error)}), expected an undamaged .safetensors file or a "
             "torch file of tensors only: change model.network.checkpoint."

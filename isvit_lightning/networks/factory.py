@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
-from isvit_lightning.method import Bits, Method
+from isvit_lightning.method import Bits, Method, Part
 from isvit_lightning.quantizers import (
     LogQuantizer,
     PerChannel,
@@ -68,9 +68,13 @@ class QuantizerFactory:
             linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features), requires_grad=False)
         return QuantLinear(linear, self.activation(role, linear.in_features), self.weight(linear.weight))
 
-    def conv(self, conv: nn.Conv2d) -> QuantConv2d:
-        """Quantized form of the patch embedding; the image stays float."""
-        return QuantConv2d(conv, self.weight(conv.weight))
+    def conv(self, conv: nn.Conv2d, role: Role | None = None) -> QuantConv2d:
+        """Quantized form of ``conv`` whose input plays ``role``; None where it is the image, which stays float."""
+        return QuantConv2d(conv, self.weight(conv.weight), None if role is None else self.activation(role))
+
+    def of(self, part: Part) -> "QuantizerFactory":
+        """The same choices with the widths of one part of a detector."""
+        return QuantizerFactory(self.bits.of(part), self.method, self.deployed)
 
     def scores(self) -> QuantMatMul:
         """Product of queries and keys."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Bits, Method
-from isvit_lightning.networks.adapter import adapter_for
+from isvit_lightning.networks.adapter import HasMoreThanUnits, adapter_for
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.networks.opened import OpenedNetwork
 from isvit_lightning.quantizers import Quantizer, Role
@@ -38,7 +38,8 @@ def open_quantized(model: nn.Module, bits: Bits, method: Method, deployed: bool 
     adapter = adapter_for(model)
     adapter.insert(QuantizerFactory(bits, method, deployed))
     model.eval()
-    return OpenedNetwork(model, adapter.units(), adapter.pairs())
+    run = adapter.run if isinstance(adapter, HasMoreThanUnits) else None
+    return OpenedNetwork(model, adapter.units(), adapter.pairs(), run)
 
 
 def quantizers(module: nn.Module) -> dict[str, Quantizer]:

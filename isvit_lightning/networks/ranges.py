@@ -1,12 +1,14 @@
 """Choosing the ranges of the quantizers of a module from data."""
 
+from collections import Counter
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from isvit_lightning.networks.open import quantizers
-from isvit_lightning.quantizers import Quantizer, Role
+from isvit_lightning.quantizers import PerTensor, Quantizer, Role
 
 
 def calibrate_weights(module: nn.Module) -> None:
@@ -23,14 +25,45 @@ def calibrate_weights(module: nn.Module) -> None:
 def calibrate_activations(module: nn.Module, run: Callable[[], object]) -> None:
     """Choose and freeze the grid of every activation below ``module``.
 
-    Each quantizer sees what the quantizers before it have already quantized.
+    Each quantizer sees what the quantizers before it have already quantized. One that a pass meets several times (a
+    layer that detectors share among the levels of a pyramid) chooses from all it meets, in a second pass.
 
     Args:
         module: holds the quantizers; those that are switched off are left alone.
         run: one forward pass through ``module``.
     """
     chosen = [q for q in quantizers(module).values() if q.role is not Role.WEIGHT and q.enabled]
-    handles = [quantizer.register_forward_pre_hook(_calibrate_first) for quantizer in chosen]
+    calls: Counter[nn.Module] = Counter()
+
+    def choose(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        calls[module] += 1
+        _choose(module, args[0])
+
+    _hooked(chosen, choose, run)
+    repeated = [quantizer for quantizer in chosen if calls[quantizer] > 1]
+    if repeated:
+        _calibrate_on_all_calls(repeated, run)
+
+
+def _calibrate_on_all_calls(repeated: list[Quantizer], run: Callable[[], object]) -> None:
+    """Choose the grids of ``repeated`` from everything that a pass without them shows them."""
+    seen: dict[nn.Module, list[torch.Tensor]] = {quantizer: [] for quantizer in repeated}
+    for quantizer in repeated:
+        quantizer.enabled = False
+    _hooked(repeated, lambda module, args: seen[module].append(_rows(module, args[0])), run)
+    for quantizer in repeated:
+        quantizer.enabled = True
+        _choose(quantizer, torch.cat(seen.pop(quantizer)))
+
+
+def _rows(module: nn.Module, samples: torch.Tensor) -> torch.Tensor:
+    """``samples`` in a form that maps of several sizes can be joined in; channels stay apart where they count."""
+    per_tensor = isinstance(cast("Quantizer", module).granularity, PerTensor)
+    return samples.flatten() if per_tensor else samples.flatten(0, -2)
+
+
+def _hooked(modules: list[Quantizer], hook: Callable[[nn.Module, Any], None], run: Callable[[], object]) -> None:
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
     try:
         run()
     finally:
@@ -38,8 +71,8 @@ def calibrate_activations(module: nn.Module, run: Callable[[], object]) -> None:
             handle.remove()
 
 
-def _calibrate_first(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+def _choose(module: nn.Module, samples: torch.Tensor) -> None:
     if isinstance(module, Quantizer):
         module.unfreeze()
-        module.calibrate(args[0])
+        module.calibrate(samples)
         module.freeze()

@@ -91,7 +91,7 @@ class NetworkSource:
         own = {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation}
         values = {**described, **{key: value for key, value in own.items() if value is not None}}
         preprocessing = replace(Preprocessing.of(model), **values)
-        return LoadedNetwork(model, preprocessing, _fingerprint(self.title, model), architecture)
+        return LoadedNetwork(model, preprocessing, fingerprint(self.title, model), architecture)
 
     def _described(self) -> tuple[Architecture, dict[str, Any]]:
         """The architecture, and the preprocessing that a description sets."""
@@ -119,7 +119,8 @@ def _read_description(path: Path) -> tuple[Architecture, dict[str, Any]]:
     return architecture, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _fingerprint(name: str, model: nn.Module) -> dict[str, str]:
+def fingerprint(name: str, model: nn.Module) -> dict[str, str]:
+    """Name, and hash over all tensors, to recognise a network by."""
     digest = hashlib.sha256()
     for key, value in model.state_dict().items():
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())

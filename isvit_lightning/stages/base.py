@@ -2,15 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch import LightningModule
 
+from isvit_lightning.caches import Caches, computable
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.faults import is_out_of_memory
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
 from isvit_lightning.processes import gather_rows
+
+_IN_MEMORY = Caches()
 
 
 @dataclass(frozen=True)
@@ -23,38 +27,53 @@ class Schedule:
         seed: seed of the draws of images, together with stage and unit.
         micro_batch: images that pass the unit at once. Smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU, where that is also faster, and the whole batch elsewhere.
+        caches: where inputs and targets are kept.
     """
 
     iterations: int = 1000
     batch_size: int = 32
     seed: int = 0
     micro_batch: int | None = None
+    caches: Caches = _IN_MEMORY
 
 
 @torch.no_grad()
 def run_in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int = 32
+    function: Callable[[torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    device: torch.device,
+    caches: Caches = _IN_MEMORY,
 ) -> torch.Tensor:
-    """``function`` over the first axis of ``inputs``, ``size`` rows at a time; the result lies where ``inputs`` lie.
+    """``function`` over the first axis of ``inputs``, a few rows at a time; the result is kept as ``caches`` say.
 
     Where memory runs out, half as many rows are taken.
+
+    Raises:
+        IsvitError: a value is too large for the precision of the caches.
     """
     try:
-        return _run_in_chunks(function, inputs, device, size)
+        return _run_in_chunks(function, inputs, device, caches)
     except RuntimeError as error:
-        if size == 1 or not is_out_of_memory(error):
+        if caches.chunk == 1 or not is_out_of_memory(error):
             raise
-    return run_in_chunks(function, inputs, device, size // 2)
+    return run_in_chunks(function, inputs, device, replace(caches, chunk=caches.chunk // 2))
 
 
 def _run_in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, size: int
+    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, caches: Caches
 ) -> torch.Tensor:
-    first = function(inputs[:size].to(device)).to(inputs.device)
-    outputs = first.new_empty(len(inputs), *first.shape[1:])
+    size = caches.chunk
+    first = function(computable(inputs[:size]).to(device)).to(inputs.device)
+    outputs = caches.empty((len(inputs), *first.shape[1:]), first)
     outputs[:size] = first
     for start in range(size, len(inputs), size):
-        outputs[start : start + size] = function(inputs[start : start + size].to(device))
+        outputs[start : start + size] = function(computable(inputs[start : start + size]).to(device))
+    parts = (outputs[start : start + size] for start in range(0, len(outputs), size))
+    if outputs.dtype is torch.float16 and not all(bool(part.isfinite().all()) for part in parts):
+        raise IsvitError(
+            "An activation is larger than float16 can hold, expected values below 65504: set model.caches.precision to "
+            "float32."
+        )
     return outputs
 
 
@@ -180,32 +199,32 @@ class UnitStage(LightningModule):
 
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""
-        target, unit = self.target.units[index], self.quantized.units[index]
+        target, unit, caches = self.target.units[index], self.quantized.units[index], self.schedule.caches
         images = self.images[self._rank :: self._processes]
         # What the last unit read from the float network is let go first, so that no more than three caches ever exist.
         self.float_inputs = self.targets if index else images
         if self.reads_quantized:
             outputs = images
             if index:
-                outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device)
-            self.inputs = _enter(unit, outputs, self.device)
+                outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device, caches)
+            self.inputs = _enter(unit, outputs, self.device, caches)
             del outputs
         else:
             self.inputs = self.float_inputs
-        self.float_inputs = self.targets = _enter(target, self.float_inputs, self.device)
+        self.float_inputs = self.targets = _enter(target, self.float_inputs, self.device, caches)
         if not self.reads_quantized:
             self.inputs = self.float_inputs
-        self.targets = run_in_chunks(target.module, self.float_inputs, self.device)
+        self.targets = run_in_chunks(target.module, self.float_inputs, self.device, caches)
 
     def teardown(self, stage: str) -> None:
         """Let the caches go: a trainer and its module hold each other, so that both outlive the fit for a while."""
         self.inputs = self.targets = self.float_inputs = self.images[:0]
 
 
-def _enter(unit: Unit, previous: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _enter(unit: Unit, previous: torch.Tensor, device: torch.device, caches: Caches) -> torch.Tensor:
     """Inputs of ``unit``; the same tensor where nothing lies between the units."""
-    probe = previous[:1].to(device)
+    probe = computable(previous[:1]).to(device)
     with torch.no_grad():
         if unit.enter(probe) is probe:
             return previous
-    return run_in_chunks(unit.enter, previous, device)
+    return run_in_chunks(unit.enter, previous, device, caches)

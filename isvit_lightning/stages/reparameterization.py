@@ -2,6 +2,7 @@
 
 import torch
 
+from isvit_lightning.caches import computable
 from isvit_lightning.method import Method
 from isvit_lightning.networks import OpenedNetwork, Unit
 from isvit_lightning.stages.base import Schedule, UnitStage
@@ -57,7 +58,7 @@ class ReparameterizationStage(UnitStage):
             step: always 0.
         """
         # A pair's norm may lie before the unit (Swin's patch merging), so the unit is entered again after the fold.
-        previous = self._before[:64].to(self.device)
+        previous = computable(self._before[:64]).to(self.device)
         before = self.unit.module(self.unit.enter(previous))
         for pair in self.quantized.pairs:
             if pair.unit == self.unit.name:

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from isvit_lightning.caches import computable
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantWindowAttention
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, quantizers
@@ -263,10 +264,10 @@ class TuningStage(UnitStage):
 
     def _loss(self, chosen: torch.Tensor, from_float: torch.Tensor | None) -> torch.Tensor:
         """Loss of the unit on the images ``chosen``, a vector of places in the caches of this process."""
-        inputs = self.inputs[chosen]
+        inputs = computable(self.inputs[chosen])
         if from_float is not None:
-            inputs = torch.where(from_float, self.float_inputs[chosen], inputs)
+            inputs = torch.where(from_float, computable(self.float_inputs[chosen]), inputs)
         output = self.unit.module(inputs.to(self.device))
-        target = self.targets[chosen].to(self.device)
+        target = computable(self.targets[chosen]).to(self.device)
         variance = token_variance(target, self.unit.module) if self.tuning.loss == "normalized" else None
         return reconstruction_loss(output, target, variance)

@@ -1,12 +1,15 @@
 """Walking the units: one pass over the images for each network, and the inputs that a walk from the image gives."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
+from isvit_lightning.caches import Caches
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Method, Tuning
 from isvit_lightning.networks import open_float
 from isvit_lightning.networks.opened import OpenedNetwork
@@ -136,10 +139,31 @@ def test_chunks_give_what_the_whole_gives(size: int) -> None:
         lengths.append(len(part))
         return part.square().unsqueeze(1)
 
-    outputs = run_in_chunks(square, inputs, torch.device("cpu"), size)
+    outputs = run_in_chunks(square, inputs, torch.device("cpu"), Caches(chunk=size))
     assert torch.equal(outputs, inputs.square().unsqueeze(1))
     assert sum(lengths) == 10
     assert max(lengths) <= size
+
+
+def test_caches_on_disk_change_no_bit_and_half_of_them_little(tmp_path: Path) -> None:
+    weights = {}
+    for name, caches in {
+        "memory": Caches(),
+        "disk": Caches(where="disk", directory=str(tmp_path), chunk=3),
+        "half": Caches(precision="float16"),
+    }.items():
+        torch.manual_seed(0)
+        stage = make_stage("stage 3", tiny_swin(), image_batch(32, 4), Schedule(3, 2, caches=caches))
+        run(stage)
+        weights[name] = torch.cat([value.flatten() for value in stage.network.state_dict().values()])
+    assert torch.equal(weights["disk"], weights["memory"])
+    assert not torch.equal(weights["half"], weights["memory"])
+    assert float((weights["half"] - weights["memory"]).norm() / weights["memory"].norm()) < 1e-2
+
+
+def test_values_beyond_float16_are_refused() -> None:
+    with pytest.raises(IsvitError, match="larger than float16"):
+        run_in_chunks(lambda part: part * 1e6, torch.ones(3, 1), torch.device("cpu"), Caches(precision="float16"))
 
 
 def test_epochs_are_units_and_steps_are_iterations() -> None:

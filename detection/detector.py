@@ -1,0 +1,134 @@
+"""The model section of a detector's configuration, and how detectors are measured and shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from detection.architecture import DetectorArchitecture
+from detection.source import DetectorSource
+from isvit_lightning.artifact import QuantizedNetwork, load
+from isvit_lightning.caches import Caches
+from isvit_lightning.classifier import require_positive
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.task import bare
+
+_BITS, _METHOD, _CACHES = Bits(), Method(range_images=4), Caches()
+
+
+class Detector(LightningModule):
+    """A detector and how it is to be quantized: all of it, while only its backbone is tuned.
+
+    Args:
+        network: where the float detector comes from.
+        bits: widths of the codes.
+        method: what is quantized how, and what is tuned how.
+        iterations: optimizer steps per unit of the backbone and stage.
+        batch_size: calibration images per step.
+        micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
+            summation. None takes 16 on a CPU and the whole batch elsewhere.
+        caches: where inputs and targets of a unit are kept; `isvit inspect` tells how large they are.
+
+    Raises:
+        IsvitError: iterations or batch_size below 1.
+    """
+
+    def __init__(
+        self,
+        network: DetectorSource,
+        bits: Bits = _BITS,
+        method: Method = _METHOD,
+        iterations: int = 1000,
+        batch_size: int = 1,
+        micro_batch: int | None = None,
+        caches: Caches = _CACHES,
+    ) -> None:
+        super().__init__()
+        require_positive(iterations=iterations, batch_size=batch_size, micro_batch=micro_batch)
+        self.task = Detection()
+        self.source = network
+        self.bits = bits
+        self.method = method
+        self.iterations = iterations
+        self.batch_size = batch_size
+        self.micro_batch = micro_batch
+        self.caches = caches
+
+
+class Detection:
+    """Networks that find objects, measured by COCO's average precision of boxes and masks."""
+
+    columns = (
+        ("box_ap", "box AP %"),
+        ("box_ap50", "box AP50 %"),
+        ("mask_ap", "mask AP %"),
+        ("mask_ap50", "mask AP50 %"),
+    )
+
+    def load(self, directory: Path) -> QuantizedNetwork:
+        """The quantized detector of a run directory, built from its description alone.
+
+        Raises:
+            IsvitError: the directory holds none, or mmdet is missing.
+        """
+        from detection.data.preprocessing import DetectorPreprocessing  # noqa: PLC0415 - imports mmcv
+
+        return load(directory, None, DetectorArchitecture, DetectorPreprocessing)
+
+    def measure(self, network: nn.Module, data: Any, trainer: Trainer) -> dict[str, float]:
+        """Average precision in per cent, of boxes and, where the annotations have them, of masks.
+
+        Raises:
+            IsvitError: the data is not that of a detector, or of other classes.
+        """
+        from detection.evaluation import DetectionEvaluator  # noqa: PLC0415 - imports pycocotools
+
+        data.require_classes(number_of_classes(network))
+        found = trainer.test(DetectionEvaluator(bare(network), data.ground_truth()), datamodule=data, verbose=False)[0]
+        return {name: round(float(found[name]), 3) for name, _ in self.columns if name in found}
+
+    def predict(
+        self, network: nn.Module, make_float: Callable[[], nn.Module] | None, data: Any, trainer: Trainer, folder: Path
+    ) -> Path:
+        """Write pictures with boxes and masks, the float detector's beside the quantized one's."""
+        from detection.pictures import comparison  # noqa: PLC0415 - imports pycocotools
+
+        networks = {"quantized" if make_float else "float": network}
+        if make_float is not None:
+            networks = {"float": make_float(), **networks}
+        found = {title: _detections(each, data, trainer) for title, each in networks.items()}
+        pictures = folder / "predictions"
+        for place, (name, image) in enumerate(zip(data.predict_names(), data.predict_images(), strict=True)):
+            drawn = comparison(image, {title: each[place] for title, each in found.items()}, data.class_names)
+            path = (pictures / name).with_suffix(".png")
+            _save(drawn, path)
+        return pictures
+
+
+def number_of_classes(network: nn.Module) -> int:
+    """Number of classes of a detector, float or quantized."""
+    head: Any = cast("Any", bare(network)).roi_head.bbox_head
+    first: Any = next(iter(head)) if isinstance(head, nn.ModuleList) else head
+    return int(first.num_classes)
+
+
+def _detections(network: nn.Module, data: Any, trainer: Trainer) -> list[Any]:
+    """What ``network`` finds on each image, in order."""
+    from detection.evaluation import DetectionEvaluator  # noqa: PLC0415 - imports pycocotools
+
+    batches: Any = trainer.predict(DetectionEvaluator(bare(network)), datamodule=data) or []
+    return [detections for batch in batches for detections in batch]
+
+
+def _save(picture: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise IsvitError(
+            f"Cannot write {path}: {error.strerror}; expected a writable folder: free some space or set "
+            "trainer.default_root_dir elsewhere."
+        ) from None

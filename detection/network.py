@@ -1,0 +1,149 @@
+"""Adapter for mmdet's two-stage detectors. Imports mmdet: import this module by way of ``detection.runtime``."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import wrappers
+from mmdet.models.backbones.swin import SwinTransformer
+from mmdet.models.detectors import CascadeRCNN, FasterRCNN, MaskRCNN, TwoStageDetector
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox2roi
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detection.swin import SwinBackbone
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.method import Part
+from isvit_lightning.networks import NormLinearPair, Unit
+from isvit_lightning.networks.adapter import adapter_for
+from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.quantizers import Role
+
+_DETECTORS: Final = (MaskRCNN, CascadeRCNN, FasterRCNN)
+_LINEAR: Final = (nn.Linear, wrappers.Linear)
+_CONV: Final = (nn.Conv2d, wrappers.Conv2d)
+_LEFT_FLOAT: Final = (nn.ConvTranspose2d, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_ROLES: Final[dict[Part, Role]] = {
+    "neck": Role.NECK_IN,
+    "rpn": Role.RPN_IN,
+    "box_head": Role.BOX_HEAD_IN,
+    "mask_head": Role.MASK_HEAD_IN,
+}
+
+
+class DetectorAdapter:
+    """Units of the Swin backbone of a two-stage detector; neck and heads are quantized with it but are no units.
+
+    Args:
+        model: Mask R-CNN, Cascade (Mask) R-CNN or Faster R-CNN of mmdet.
+
+    Raises:
+        IsvitError: the detector, or a part of it, is of an unknown kind.
+    """
+
+    def __init__(self, model: TwoStageDetector) -> None:
+        if type(model) not in _DETECTORS:
+            raise IsvitError(
+                f"Cannot open the detector {type(model).__name__}, expected MaskRCNN, CascadeRCNN or FasterRCNN: "
+                "change model.network.config."
+            )
+        if type(model.backbone) is not SwinTransformer:
+            raise IsvitError(
+                f"Cannot open the backbone {type(model.backbone).__name__}, expected mmdet's SwinTransformer, the only "
+                "vision transformer it has with windows: change model.network.config."
+            )
+        self.model = model
+        self.backbone = SwinBackbone(model.backbone)
+
+    def insert(self, factory: QuantizerFactory) -> None:
+        """Replace the layers of backbone, neck, region proposals and heads."""
+        self.backbone.insert(factory)
+        for part, path, module in self._parts():
+            quantize_layers(module, factory.of(part), _ROLES[part], path)
+
+    def units(self) -> tuple[Unit, ...]:
+        """Those of the backbone."""
+        return self.backbone.units()
+
+    def pairs(self) -> tuple[NormLinearPair, ...]:
+        """Those of the backbone."""
+        return self.backbone.pairs()
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> None:
+        """One pass of ``images (batch, 3, height, width)`` through every layer.
+
+        The mask head reads the boxes that are found; where there are none, it reads the proposals.
+        """
+        model, samples = self.model, data_samples(images)
+        features = model.extract_feat(images)
+        proposals = model.rpn_head.predict(features, samples, rescale=False)
+        head = model.roi_head
+        metas = [sample.metainfo for sample in samples]
+        found = head.predict_bbox(features, metas, proposals, head.test_cfg, rescale=False)
+        if head.with_mask:
+            boxes = found if any(len(each) for each in found) else proposals
+            _run_mask_heads(head, features, bbox2roi([each.bboxes for each in boxes]))
+
+    def _parts(self) -> Iterator[tuple[Part, str, nn.Module]]:
+        model, head = self.model, self.model.roi_head
+        if model.with_neck:
+            yield "neck", "neck", model.neck
+        yield "rpn", "rpn_head", model.rpn_head
+        if head.with_shared_head:
+            raise IsvitError(
+                "Cannot open roi_head.shared_head: layers that boxes and masks share are not supported, expected "
+                "separate heads: change model.network.config."
+            )
+        yield "box_head", "roi_head.bbox_head", head.bbox_head
+        if head.with_mask:
+            yield "mask_head", "roi_head.mask_head", head.mask_head
+
+
+def quantize_layers(root: nn.Module, factory: QuantizerFactory, role: Role, path: str) -> None:
+    """Replace every linear layer and convolution below ``root``.
+
+    Args:
+        root: neck or head, changed in place.
+        factory: bits and method.
+        role: what the inputs of its layers are.
+        path: place of ``root`` in the detector, for messages.
+
+    Raises:
+        IsvitError: a layer with weights is of a kind that cannot be quantized.
+    """
+    for name, module in list(root.named_modules()):
+        if isinstance(module, ConvModule):
+            module.turn_on_efficient_conv_bn_eval(False)  # it would go past the quantizers
+        parent, _, leaf = name.rpartition(".")
+        if type(module) in _LINEAR:
+            setattr(root.get_submodule(parent), leaf, factory.linear(module, role))
+        elif type(module) in _CONV:
+            setattr(root.get_submodule(parent), leaf, factory.conv(module, role))
+        elif not isinstance(module, _LEFT_FLOAT) and any(value.dim() > 1 for value in module.parameters(recurse=False)):
+            raise IsvitError(
+                f"Cannot open {path}.{name}: a {type(module).__name__} is not supported, expected linear layers and "
+                "convolutions: change model.network.config."
+            )
+
+
+def data_samples(images: Tensor) -> list[DetDataSample]:
+    """What mmdet wants to know of each of ``images (batch, 3, height, width)`` that are as they are: no scaling."""
+    size = tuple(images.shape[-2:])
+    shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), size)
+    return [DetDataSample(metainfo={**shapes, "scale_factor": (1.0, 1.0)}) for _ in images]
+
+
+def _run_mask_heads(head: Any, features: tuple[Tensor, ...], rois: Tensor) -> None:
+    if not isinstance(head.mask_head, nn.ModuleList):
+        head._mask_forward(features, rois)
+        return
+    for stage in range(len(head.mask_head)):
+        head._mask_forward(stage, features, rois)
+
+
+@adapter_for.register
+def _(model: TwoStageDetector) -> DetectorAdapter:
+    return DetectorAdapter(model)

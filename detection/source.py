@@ -1,0 +1,133 @@
+"""Where a float detector comes from: mmdet's configurations and a checkpoint, or the package itself."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from detection import zoo
+from detection.architecture import DetectorArchitecture
+from detection.embedded.network import read_weights
+from detection.runtime import import_mmdet
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.networks.checkpoint import load_state, read_state
+from isvit_lightning.networks.paths import expand_path
+from isvit_lightning.networks.source import LoadedNetwork, fingerprint
+
+_CLASS_SCORES = ("roi_head.bbox_head.fc_cls.weight", "roi_head.bbox_head.0.fc_cls.weight")
+
+
+@dataclass(frozen=True)
+class DetectorSource:
+    """Which float detector is quantized.
+
+    ``$NAME``, ``${NAME}`` and ``~`` in paths are replaced; ISVIT_DATA is ../shared/data where it is not set.
+
+    Args:
+        config: mask_rcnn_swin_digits, which ships with its weights; mask_rcnn_swin_tiny, mask_rcnn_swin_small,
+            cascade_mask_rcnn_swin_tiny or cascade_mask_rcnn_swin_small; the name of a configuration that mmdet ships,
+            such as mask-rcnn_swin-t-p4-w7_fpn_1x_coco; or a configuration file of mmdet (a .py file is run).
+        pretrained: load the weights of checkpoint, or those that ship with the package; false gives random weights.
+        checkpoint: .safetensors or torch file with the weights, of mmdet or of the original Swin repository.
+        trust_checkpoint: read a torch file that holds more than tensors, which may run code that it brings.
+        classes: number of classes, in place of the configuration's own.
+        overrides: sections of mmdet's description of the model to change, for example {backbone: {window_size: 7}}.
+    """
+
+    config: str = ""
+    pretrained: bool = True
+    checkpoint: str | None = None
+    trust_checkpoint: bool = False
+    classes: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What the detector is called in results."""
+        return Path(self.config).stem if self.config.endswith(".py") else self.config
+
+    def build(self) -> LoadedNetwork:
+        """Construct the detector and load its weights.
+
+        Raises:
+            IsvitError: mmdet is missing, or the configuration, an override or the checkpoint is wrong.
+        """
+        import_mmdet()
+        from detection.data.preprocessing import DetectorPreprocessing  # noqa: PLC0415 - imports mmcv
+
+        if not self.config:
+            raise IsvitError(
+                "No detector is named, expected mask_rcnn_swin_digits or a configuration of mmdet: set "
+                "model.network.config."
+            )
+        embedded = self.config == zoo.EMBEDDED and not self.checkpoint
+        if self.pretrained and not (embedded or self.checkpoint):
+            raise IsvitError(
+                f"{self.title} comes without weights, expected a file that holds them: set model.network.checkpoint, "
+                "or model.network.pretrained to false for random weights."
+            )
+        config = zoo.merged(zoo.model_config(self.config), self.overrides)
+        architecture = DetectorArchitecture.from_config(_with_classes(config, self.classes))
+        model = architecture.build()
+        if self.pretrained:
+            path = expand_path(self.checkpoint or f"the weights of {zoo.EMBEDDED}")
+            state = read_weights() if embedded else read_state(path, self.trust_checkpoint)
+            load_weights(model, state, path, self.title)
+        return LoadedNetwork(model, DetectorPreprocessing.of(model), fingerprint(self.title, model), architecture)
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load the weights of mmdet or of the original Swin repository, all of them and nothing else.
+
+    Args:
+        model: detector.
+        state: tensors by name.
+        path: where they come from.
+        name: what the detector is called in messages.
+
+    Raises:
+        IsvitError: they belong to another detector, or to one of other classes.
+    """
+    state = from_original(state)
+    own = model.state_dict()
+    for key in _CLASS_SCORES:
+        if key in own and key in state and len(own[key]) != len(state[key]):
+            raise IsvitError(
+                f"{path} knows {len(state[key]) - 1} classes but {name} has {len(own[key]) - 1}, expected as many: set "
+                "model.network.classes or change model.network.checkpoint."
+            )
+    load_state(model, state, path, name, "model.network.checkpoint, model.network.config or model.network.overrides")
+
+
+def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` in mmdet's names and order of merged patches, where it is in the original Swin repository's.
+
+    Args:
+        state: tensors of a whole detector by name.
+    """
+    from mmdet.models.backbones.swin import swin_converter  # noqa: PLC0415 - importable only with the extra
+
+    prefix = "backbone."
+    if not any(key.startswith(f"{prefix}layers.") for key in state):
+        return state
+    backbone = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    converted: dict[str, Tensor] = swin_converter(backbone)
+    return {**{key: value for key, value in converted.items() if not key.endswith("attn_mask")}, **rest}
+
+
+def _with_classes(config: dict[str, Any], classes: int | None) -> dict[str, Any]:
+    """``config`` with the number of classes of every head replaced."""
+    if classes is None or not isinstance(config.get("roi_head"), dict):
+        return config
+    if classes < 1:
+        raise IsvitError(f"model.network.classes is {classes}, expected at least 1: change it there.")
+    heads = {
+        key: [{**head, "num_classes": classes} for head in value]
+        if isinstance(value, list)
+        else {**value, "num_classes": classes}
+        for key, value in config["roi_head"].items()
+        if key in ("bbox_head", "mask_head")
+    }
+    return {**config, "roi_head": {**config["roi_head"], **heads}}

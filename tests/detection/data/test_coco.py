@@ -1,0 +1,237 @@
+"""The COCO data module: which images it takes, and a sentence for every wrong input."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet")
+
+from detection.data import CocoDataModule
+from isvit_lightning.data.sources import UnreadableImageError
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.networks.preprocessing import Preprocessing
+from tests.detection.data.samples import PREPROCESSING, coco_data, write_set
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_set(tmp_path, "train", 5, first=0)
+    write_set(tmp_path, "val", 4, first=100)
+    return tmp_path
+
+
+def test_calibration_canvases(root: Path) -> None:
+    data = coco_data(root)
+    assert data.calibration_tensor().shape == (3, 3, 16, 24)
+    assert data.calibration_list().names == ("0000.jpg", "0001.jpg", "0002.jpg")
+
+
+def test_calibration_takes_listed_images_only(root: Path) -> None:
+    content = json.loads((root / "train.json").read_text())
+    content["images"] = content["images"][2:4]
+    (root / "train.json").write_text(json.dumps(content))
+    assert coco_data(root, calibration_images=2).calibration_list().names == ("0002.jpg", "0003.jpg")
+    everything = coco_data(root, calibration_images=5, calibration_annotations=None)
+    assert everything.calibration_list().names[0] == "0000.jpg"
+
+
+def test_part_of_the_training_images_is_enough(root: Path) -> None:
+    (root / "train" / "0001.jpg").unlink()
+    assert coco_data(root).calibration_list().names == ("0000.jpg", "0002.jpg", "0003.jpg")
+
+
+def test_evaluation_batches(root: Path) -> None:
+    data = coco_data(root)
+    first, second = data.test_dataloader()
+    assert [len(batch["inputs"]) for batch in (first, second)] == [2, 2]
+    assert [sample.img_id for batch in (first, second) for sample in batch["data_samples"]] == [100, 101, 102, 103]
+    image, sample = first["inputs"][0], first["data_samples"][0]
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 32, 21)  # 30 x 20 fits 32 x 24
+    assert sample.ori_shape == (30, 20)
+    assert sample.img_shape == (32, 21)
+    assert sample.scale_factor == (21 / 20, 32 / 30)
+    assert data.predict_names() == ("0100.jpg", "0101.jpg", "0102.jpg", "0103.jpg")
+    assert next(data.predict_images()).size == (20, 30)
+    assert data.num_evaluation_images == 4
+
+
+def test_ground_truth_follows_the_evaluated_images(root: Path) -> None:
+    data = coco_data(root, evaluation_images=2)
+    truth = data.ground_truth()
+    assert sorted(truth.image_ids) == [100, 102]
+    assert truth.class_names == ("cat", "dog")
+    assert data.num_classes == 2
+    assert coco_data(root, classes=["dog"]).num_classes == 1
+
+
+def test_a_detector_of_other_classes(root: Path) -> None:
+    coco_data(root).require_classes(2)
+    coco_data(root, classes=["dog"]).require_classes(1)
+    coco_data(root, evaluation=None).require_classes(80)
+    with pytest.raises(IsvitError, match=r"^The evaluation images have 2 classes but the detector has 80, expected"):
+        coco_data(root).require_classes(80)
+
+
+def test_an_image_without_an_object_is_evaluated(root: Path) -> None:
+    assert 101 in coco_data(root).ground_truth().image_ids
+
+
+def test_a_missing_annotation_file(root: Path) -> None:
+    for name in ("evaluation_annotations", "calibration_annotations"):
+        with pytest.raises(IsvitError, match=rf"there is no such file.*change data.{name}"):
+            list(coco_data(root, **{name: str(root / "absent.json")}).test_dataloader())
+
+
+def test_no_annotation_file_at_all(root: Path) -> None:
+    with pytest.raises(IsvitError, match=r"have no annotations, .* set data.evaluation_annotations"):
+        coco_data(root, evaluation_annotations=None).ground_truth()
+
+
+def test_annotations_whose_images_are_missing(root: Path) -> None:
+    (root / "val" / "0101.jpg").unlink()
+    with pytest.raises(IsvitError, match=r"lists 4 images of which .* lacks 1, such as 0101.jpg, expected"):
+        coco_data(root).test_dataloader()
+
+
+def test_calibration_annotations_of_another_folder(root: Path) -> None:
+    with pytest.raises(IsvitError, match=r"holds none of the 4 images .* such as 0100.jpg"):
+        coco_data(root, calibration_annotations=str(root / "val.json")).calibration_tensor()
+
+
+@pytest.mark.parametrize("use", ["calibration_tensor", "test_dataloader"])
+def test_evaluation_images_are_not_calibrated_on(root: Path, use: str) -> None:
+    same = {"calibration": str(root / "val"), "calibration_annotations": str(root / "val.json")}
+    with pytest.raises(IsvitError, match="expected calibration and evaluation to share no image"):
+        getattr(coco_data(root, **same), use)()
+
+
+def test_a_copy_under_another_name_is_not_calibrated_on(root: Path) -> None:
+    shutil.copy(root / "val" / "0100.jpg", root / "train" / "0000.jpg")
+    with pytest.raises(IsvitError, match=r"0000.jpg is the evaluation image .*0100.jpg"):
+        coco_data(root).calibration_tensor()
+
+
+def test_the_same_entry_with_other_pixels_is_not_calibrated_on(tmp_path: Path) -> None:
+    write_set(tmp_path, "train", 4, first=0)
+    write_set(tmp_path, "val", 4, first=2)
+    (tmp_path / "val" / "0002.jpg").write_bytes((tmp_path / "val" / "0005.jpg").read_bytes() + b"\0")
+    (tmp_path / "val" / "0003.jpg").write_bytes((tmp_path / "val" / "0004.jpg").read_bytes() + b"\0")
+    with pytest.raises(IsvitError, match=r"0002.jpg has the same name and number \(2\) .* leave it out"):
+        coco_data(tmp_path).calibration_tensor()
+    assert len(coco_data(tmp_path, calibration_images=2).calibration_tensor()) == 2
+    assert len(coco_data(tmp_path, calibration_annotations=None).calibration_tensor()) == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image", b"\xff\xd8\xff\xe0 damaged"])
+def test_a_damaged_image(root: Path, damage: bytes) -> None:
+    (root / "train" / "0001.jpg").write_bytes(damage)
+    (root / "val" / "0101.jpg").write_bytes(damage + b" ")
+    with pytest.raises(UnreadableImageError, match="0001.jpg cannot be read"):
+        coco_data(root).calibration_tensor()
+    assert coco_data(root, on_unreadable="skip").calibration_list().names == ("0000.jpg", "0002.jpg", "0003.jpg")
+    with pytest.raises(UnreadableImageError, match="0101.jpg cannot be read"):
+        list(coco_data(root, on_unreadable="skip").test_dataloader())
+
+
+def test_worker_processes_change_nothing(root: Path) -> None:
+    alone, helped = (list(coco_data(root, workers=workers).test_dataloader()) for workers in (0, 1))
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one["inputs"], other["inputs"], strict=True))
+
+
+def test_nothing_to_evaluate_on(root: Path) -> None:
+    data = coco_data(root, evaluation=None)
+    assert data.num_evaluation_images == 0
+    assert len(data.calibration_tensor()) == 3
+    with pytest.raises(IsvitError, match=r"no images to evaluate on.* set data.evaluation and data.evaluation_annot"):
+        data.test_dataloader()
+    with pytest.raises(IsvitError, match="no images to calibrate on"):
+        coco_data(root, calibration=None).calibration_tensor()
+
+
+def test_a_classifier_is_refused() -> None:
+    with pytest.raises(IsvitError, match=r"^CocoDataModule holds images for a detector, but the network is none"):
+        CocoDataModule().attach(Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"canvas": (20, 24)}, r"data.canvas is \[20, 24\], but the detector pads its images to multiples of 8"),
+        ({"scale": (0, 24)}, r"data.scale is \[0, 24\], expected two sizes"),
+    ],
+)
+def test_sizes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(IsvitError, match=message):
+        CocoDataModule(**{"canvas": (16, 24), **options}).attach(PREPROCESSING)
+
+
+def test_an_archive_of_images(root: Path) -> None:
+    with tarfile.open(root / "val.tar", "w") as archive:
+        for path in sorted((root / "val").iterdir()):
+            member = tarfile.TarInfo(path.name)
+            member.size = path.stat().st_size
+            archive.addfile(member, io.BytesIO(path.read_bytes()))
+    packed = list(coco_data(root, evaluation=str(root / "val.tar")).test_dataloader())
+    plain = list(coco_data(root).test_dataloader())
+    assert torch.equal(packed[0]["inputs"][1], plain[0]["inputs"][1])
+
+
+@pytest.mark.real
+def test_real_images_come_as_from_mmdets_own_dataset(tmp_path: Path) -> None:
+    root = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[4] / "shared" / "data"))
+    archive = root / "coco_mini.tar"
+    if not archive.exists():
+        pytest.skip(f"{archive} is absent: set ISVIT_DATA to a folder that holds it")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    folder = tmp_path / "coco_mini"
+    options = {
+        name: str(folder / place)
+        for name, place in (
+            ("calibration", "train2017"),
+            ("calibration_annotations", "annotations/instances_train2017.json"),
+            ("evaluation", "val2017"),
+            ("evaluation_annotations", "annotations/instances_val2017.json"),
+        )
+    }
+    data = CocoDataModule(**options, canvas=(256, 320), scale=(320, 256), calibration_images=2, workers=0)
+    data.attach(PREPROCESSING)
+    assert data.calibration_tensor().shape == (2, 3, 256, 320)
+    assert (data.num_evaluation_images, data.num_classes) == (158, 80)
+    assert len(CocoDataModule(**options, calibration_images=128).calibration_list().names) == 128
+
+    from mmdet.datasets import CocoDataset
+
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (320, 256), "keep_ratio": True},
+        {"type": "PackDetInputs", "meta_keys": ("img_id", "ori_shape", "img_shape", "scale_factor")},
+    ]
+    theirs = CocoDataset(
+        ann_file=options["evaluation_annotations"],
+        data_prefix={"img": options["evaluation"]},
+        pipeline=pipeline,
+        test_mode=True,
+    )
+    assert theirs.metainfo["classes"] == data.class_names
+    assert tuple(theirs.cat_ids) == data.ground_truth().category_ids
+    expected = {sample["data_samples"].img_id: sample for sample in (theirs[place] for place in range(12))}
+    seen = 0
+    for batch in data.test_dataloader():
+        sample = batch["data_samples"][0]
+        if sample.img_id in expected:
+            wanted = expected[sample.img_id]
+            assert torch.equal(batch["inputs"][0], wanted["inputs"])
+            for name in ("ori_shape", "img_shape", "scale_factor"):
+                assert sample.metainfo[name] == wanted["data_samples"].metainfo[name]
+            seen += 1
+    assert seen == 12

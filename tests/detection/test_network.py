@@ -1,0 +1,151 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from detection.runtime import import_mmdet
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.inspection import float_layers
+from isvit_lightning.layers import QuantConv2d, QuantLinear
+from isvit_lightning.method import Bits, Method
+from isvit_lightning.networks import (
+    calibrate_activations,
+    calibrate_weights,
+    open_float,
+    open_quantized,
+    quantizers,
+    require_calibrated,
+    switch,
+)
+from isvit_lightning.quantizers import Role
+from isvit_lightning.stages.reparameterize import reparameterize
+from tests.detection.detectors import build, cascade_config, mask_rcnn_config
+
+pytest.importorskip("mmdet")
+import_mmdet()
+
+from detection.network import data_samples  # noqa: E402 - needs mmdet's operators
+
+CONFIGS = [mask_rcnn_config, cascade_config]
+Make = Callable[[], dict[str, Any]]
+
+
+def images(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
+    found = model.predict(batch, data_samples(batch))
+    return [value for each in found for value in (each.pred_instances.bboxes, each.pred_instances.scores)]
+
+
+def calibrated(config: dict[str, Any], bits: Bits) -> nn.Module:
+    opened = open_quantized(build(config), bits, Method())
+    switch(opened.model, weights=False, activations=True)
+    calibrate_activations(opened.model, lambda: opened.walk(images()))
+    for pair in opened.pairs:
+        reparameterize(pair)
+    switch(opened.model, weights=True, activations=True)
+    calibrate_weights(opened.model)
+    return opened.model
+
+
+@pytest.mark.parametrize("make", CONFIGS)
+def test_layers_that_do_not_quantize_change_no_prediction(make: Make) -> None:
+    model = build(make())
+    opened = open_quantized(model, Bits(), Method())
+    switch(opened.model, weights=False, activations=False)
+    expected = predictions(model, images())
+    assert len(expected[0]) > 0
+    for found, wanted in zip(predictions(opened.model, images()), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", CONFIGS)
+def test_one_pass_chooses_every_range(make: Make) -> None:
+    model = calibrated(make(), Bits(8, 8))
+    require_calibrated(model)
+    boxes = predictions(model, images())[0]
+    assert bool(torch.isfinite(boxes).all())
+
+
+@pytest.mark.parametrize("make", CONFIGS)
+def test_every_layer_has_its_role(make: Make) -> None:
+    opened = open_quantized(build(make()), Bits(), Method())
+    roles = {
+        "neck.": Role.NECK_IN,
+        "rpn_head.": Role.RPN_IN,
+        "roi_head.bbox_head.": Role.BOX_HEAD_IN,
+        "roi_head.mask_head.": Role.MASK_HEAD_IN,
+    }
+    for name, module in opened.model.named_modules():
+        assert not isinstance(module, nn.Linear | nn.Conv2d), f"{name} is float"
+        wanted = [role for prefix, role in roles.items() if name.startswith(prefix)]
+        if isinstance(module, QuantLinear | QuantConv2d) and wanted:
+            assert module.input_quantizer is not None
+            assert module.input_quantizer.role is wanted[0]
+    assert all(name.endswith("upsample") for name in float_layers(opened.model))
+    assert float_layers(opened.model)
+
+
+def test_parts_have_their_own_bits() -> None:
+    model = open_quantized(build(mask_rcnn_config()), Bits(4, 3, parts={"box_head": 8, "rpn": 6}), Method()).model
+    for name, quantizer in quantizers(model).items():
+        expected = 4 if quantizer.role is Role.WEIGHT else 3
+        if name.startswith("roi_head.bbox_head"):
+            expected = 8
+        if name.startswith("rpn_head"):
+            expected = 6
+        assert quantizer.bits == expected, name
+
+
+def test_a_layer_shared_among_levels_sees_all_of_them() -> None:
+    """The largest value stands on the first level; a range from the last level alone would clip it."""
+    opened = open_quantized(build(mask_rcnn_config()), Bits(8, 8), Method())
+    model = opened.model
+    switch(model, weights=False, activations=True)
+    seen: list[torch.Tensor] = []
+    convolution = model.get_submodule("rpn_head.rpn_conv")
+    handle = convolution.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    calibrate_activations(model, lambda: opened.walk(images()))
+    handle.remove()
+    levels = seen[-3:]
+    quantizer = convolution.input_quantizer
+    largest = float(torch.cat([level.flatten() for level in levels]).max())
+    reach = float(quantizer.decode(torch.tensor(255)))
+    assert float(levels[-1].max()) < 0.9 * largest
+    assert reach > 0.9 * largest
+    assert quantizer.enabled
+
+
+def test_masks_are_calibrated_where_nothing_is_found() -> None:
+    config = mask_rcnn_config()
+    config["test_cfg"]["rcnn"]["score_thr"] = 1.1
+    opened = open_quantized(build(config), Bits(), Method())
+    switch(opened.model, weights=False, activations=True)
+    calibrate_activations(opened.model, lambda: opened.walk(images()))
+    require_calibrated(opened.model)
+
+
+def test_the_units_are_the_backbone() -> None:
+    opened = open_float(build(mask_rcnn_config()))
+    assert all(unit.name.startswith("backbone.") for unit in opened.units)
+    assert len(opened.units) == 6
+
+
+def test_another_detector_is_refused() -> None:
+    config = mask_rcnn_config()
+    resnet = {"type": "ResNet", "depth": 18, "out_indices": [0, 1]}
+    other = {**config, "backbone": resnet, "neck": {**config["neck"], "in_channels": [64, 128]}}
+    with pytest.raises(IsvitError, match="backbone ResNet, expected mmdet's SwinTransformer"):
+        open_float(build(other))
+
+
+def test_a_layer_of_another_kind_is_refused() -> None:
+    model = build(mask_rcnn_config())
+    model.get_submodule("neck").extra = nn.Conv3d(1, 1, 1)
+    with pytest.raises(IsvitError, match=r"Cannot open neck.extra: a Conv3d"):
+        open_quantized(model, Bits(), Method())
