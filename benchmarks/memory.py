@@ -17,7 +17,7 @@ from pathlib import Path
 import speed
 
 from isvit_lightning.cli import IsvitCLI
-from isvit_lightning.inspection import cache_bytes
+from isvit_lightning.inspection import cache_values
 from isvit_lightning.networks import open_float
 from isvit_lightning.results import float_size
 
@@ -46,7 +46,7 @@ def needed(arguments: Sequence[str]) -> tuple[int, int, int]:
     cli = IsvitCLI([*arguments], run=False)
     loaded, images = cli.model.source.build(), cli.datamodule.calibration_images
     size = loaded.preprocessing.input_size
-    caches = max(sum(pair) for pair in cache_bytes(open_float(loaded.model), size).values())
+    caches = 4 * max(sum(pair) for pair in cache_values(open_float(loaded.model), size).values())
     return float_size(loaded.model), 4 * images * size[0] * size[1] * size[2], images * caches
 
 

@@ -59,10 +59,10 @@ def test_fit_writes_the_run_directory(run: Path) -> None:
     assert names == {"config.yaml", "quantized.safetensors", "results.json", "calibration.json", "logs"}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["iterations"] == 1
-    assert config["model"]["bits"] == {"weight": 3, "activation": 3}
+    assert config["model"]["bits"] == {"weight": 3, "activation": 3, "parts": {}}
     assert config["data"]["init_args"]["calibration_images"] == 16
     calibration = json.loads((run / "calibration.json").read_text())
-    assert calibration.keys() == {"sha256", "images", "network", "run"}
+    assert calibration.keys() == {"sha256", "images", "skipped", "network", "run"}
     assert len(calibration["images"]) == len(set(calibration["images"])) == 16
     assert re.fullmatch(r"[0-9a-f]{64}", calibration["sha256"])
     assert calibration["network"]["name"] == "vit_digits"

@@ -51,8 +51,9 @@ class QuantizerFactory:
             return self._softmax()
         if channels is None:
             return UniformQuantizer(self.bits.activation, PerTensor(), role, self._activation_search)
-        if self.is_reparameterized(role) and not self.deployed:
-            return UniformQuantizer(self.bits.activation, PerChannel(channels), role, self._activation_search)
+        if self.is_reparameterized(role):
+            granularity = PerTensor() if self.deployed else PerChannel(channels)
+            return UniformQuantizer(self.bits.activation, granularity, role, self._activation_search)
         return UniformQuantizer(self.bits.activation, PerTensor(), role, self._input_search)
 
     def weight(self, weight: torch.Tensor) -> Quantizer:
