@@ -233,8 +233,10 @@ class Runner:
             )
         trainer = self.make_trainer(logger=False, callbacks=[RequireCalibrated()])
         metrics = per_cent(trainer.test(Evaluator(network, classes), datamodule=self.data, verbose=False)[0])
+        # The data remember their last trainer, a trainer and its module hold each other: with them a whole network.
         del trainer
-        let_go()  # a trainer and its module hold each other, and here with them a whole network
+        self.data.trainer = None
+        let_go()
         return metrics
 
     def _classes(self, network: nn.Module) -> int:
