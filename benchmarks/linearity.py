@@ -115,4 +115,5 @@ def main(arguments: Sequence[str], series: dict[str, tuple[int, ...]]) -> None:
 
 
 if __name__ == "__main__":
+    speed.quiet()
     main(sys.argv[1:], SERIES)

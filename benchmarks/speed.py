@@ -6,8 +6,10 @@ Every benchmark prints its table; with ``--record`` it also replaces its entry a
 """
 
 import datetime as dt
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,16 @@ _HEADER = (
 Row = Mapping[str, str | float]
 
 
+def quiet() -> None:
+    """Leave only the tables on the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
 def read() -> dict[str, Any]:
     """Entries by name of the benchmark."""
-    return (yaml.safe_load(RECORD.read_text()) or {}) if RECORD.exists() else {}
+    return (yaml.safe_load(RECORD.read_text(encoding="utf-8")) or {}) if RECORD.exists() else {}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -55,12 +64,13 @@ def record(name: str, rows: Sequence[Row]) -> None:
         "torch": str(torch.__version__),
         "rows": [dict(row) for row in rows],
     }
-    RECORD.write_text(_HEADER + yaml.safe_dump(entries, sort_keys=True, width=120))
+    text = yaml.safe_dump(dict(sorted(entries.items())), sort_keys=False, allow_unicode=True, width=120)
+    RECORD.write_text(_HEADER + text, encoding="utf-8")
 
 
 def write_page() -> None:
     """Put every recorded table between its markers on the page."""
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     for name, entry in read().items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, found, rest = text.partition(start)
@@ -70,7 +80,7 @@ def write_page() -> None:
                 f"load {entry['load']}"
             )
             text = f"{before}{start}{table(entry['rows'])}\n\n({where})\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(text)
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def _cell(value: str | float) -> str:

@@ -166,4 +166,5 @@ def time_calibration(iterations: int = 20, images: int = 128) -> speed.Row:
 
 
 if __name__ == "__main__":
+    speed.quiet()
     speed.finish("steps", [*map(time_unit, kinds()), time_calibration()], sys.argv[1:])

@@ -294,7 +294,9 @@ class Runner:
     def _measure(self, network: nn.Module) -> dict[str, float]:
         self._require_one_each("evaluation", self.data.num_evaluation_images)
         metrics = self.model.task.measure(network, self.data, self._evaluating_trainer())
-        let_go()  # a trainer and its module hold each other, and here with them a whole network
+        # The data remember their last trainer, a trainer and its module hold each other: with them a whole network.
+        self.data.trainer = None
+        let_go()
         return metrics
 
     def _require_one_each(self, kind: str, count: int) -> None:

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from isvit_lightning.artifact import load
-from isvit_lightning.cli import default_directory, main, with_run_config
+from isvit_lightning.cli import IsvitCLI, default_directory, main, with_run_config
 from isvit_lightning.embedded.digits import digit_images, digit_names
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import read_tensors
@@ -117,6 +117,18 @@ def test_test_prints_what_fit_measured(run: Path, verb: str, form: str, capsys: 
 def test_test_without_a_run_measures_the_float_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "--config", QUICKSTART, "--data.evaluation_images", "20"]) == 0
     assert f"top-1 {results(run)['metrics']['float']['top1']:.2f} %" in capsys.readouterr().out
+
+
+def test_the_data_let_the_measured_network_go() -> None:
+    kept: list[Any] = []
+
+    class Keeping(IsvitCLI):
+        def _runner(self) -> Any:
+            kept.append(self.datamodule)
+            return super()._runner()
+
+    assert main(["test", "--config", QUICKSTART, *SMALL], Keeping) == 0
+    assert kept[0].trainer is None
 
 
 def test_predict_writes_the_classes_of_the_loaded_network(run: Path, tmp_path: Path) -> None:
