@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("mmcv")  # the package of the module reads images with it
+
 from detection.data.annotations import CocoAnnotations
 from isvit_lightning.errors import IsvitError
 
