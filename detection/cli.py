@@ -1,5 +1,7 @@
 """``isvit`` for detectors: the same verbs and options, with a detector in the section model."""
 
+from lightning.pytorch.cli import ArgsType
+
 from detection.detector import Detector
 from detection.runtime import import_mmdet
 from isvit_lightning.cli import IsvitCLI
@@ -10,7 +12,6 @@ class DetectionCLI(IsvitCLI):
 
     model_section = Detector
 
-    def before_instantiate_classes(self) -> None:
-        """Data of detectors are prepared by mmcv, so that what is missing is told here."""
-        import_mmdet()
-        super().before_instantiate_classes()
+    def __init__(self, args: ArgsType, run: bool = True) -> None:
+        import_mmdet()  # before the parser imports the data, so that a missing package is told by name
+        super().__init__(args, run)

@@ -61,14 +61,14 @@ class DetectorSource:
                 "No detector is named, expected mask_rcnn_swin_digits or a configuration of mmdet: set "
                 "model.network.config."
             )
+        config = zoo.merged(zoo.model_config(self.config), self.overrides)
+        architecture = DetectorArchitecture.from_config(_with_classes(config, self.classes))
         embedded = self.config == zoo.EMBEDDED and not self.checkpoint
         if self.pretrained and not (embedded or self.checkpoint):
             raise IsvitError(
                 f"{self.title} comes without weights, expected a file that holds them: set model.network.checkpoint, "
                 "or model.network.pretrained to false for random weights."
             )
-        config = zoo.merged(zoo.model_config(self.config), self.overrides)
-        architecture = DetectorArchitecture.from_config(_with_classes(config, self.classes))
         model = architecture.build()
         if self.pretrained:
             path = expand_path(self.checkpoint or f"the weights of {zoo.EMBEDDED}")

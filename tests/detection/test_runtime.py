@@ -9,6 +9,7 @@ import torch
 
 from detection import runtime
 from detection.ops.extension import NAME
+from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
 
 
@@ -28,6 +29,14 @@ def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     with pytest.raises(IsvitError, match=r"pip install \"isvit-lightning\[detection\]\""):
         runtime.import_mmdet()
+
+
+def test_the_command_line_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "mmdet.utils", None)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    config = Path(__file__).parents[2] / "configs" / "quickstart_detection.yaml"
+    assert main(["inspect", "--config", str(config)]) == 2
+    assert 'run pip install "isvit-lightning[detection]"' in capsys.readouterr().err
 
 
 def test_the_full_mmcv_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

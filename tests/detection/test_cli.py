@@ -1,0 +1,185 @@
+"""The command line on detectors from end to end, in this process, and one sentence for each mistake."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+pytest.importorskip("mmdet")
+
+from detection.cli import DetectionCLI
+from detection.detector import Detection
+from isvit_lightning.artifact import QuantizedNetwork
+from isvit_lightning.cli import IsvitCLI, chosen_program, main, program_name
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.export.files import read_tensors
+from tests.detection.detectors import mask_rcnn_config
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart_detection.yaml")
+METRICS = ["box_ap", "box_ap50", "mask_ap", "mask_ap50"]
+SMALL = ["--model.iterations", "1", "--model.batch_size", "2", "--data.calibration_images", "3",
+         "--data.evaluation_images", "3", "--model.method.range_images", "2"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main`` replaces the process's arguments."""
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+
+
+def tiny_options(folder: Path) -> list[str]:
+    """A detector of four small blocks with random weights, of ten classes."""
+    (folder / "tiny.py").write_text(f"model = {mask_rcnn_config()!r}\n")
+    return ["--model.network.config", str(folder / "tiny.py"), "--model.network.pretrained", "false",
+            "--model.network.classes", "10"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny detector, its caches on disk."""
+    folder = tmp_path_factory.mktemp("runs")
+    caches = ["--model.caches.where", "disk", "--model.caches.directory", str(folder / "caches"),
+              "--model.caches.chunk", "2"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pytest"])
+        arguments = ["fit", "--config", QUICKSTART, *SMALL, *tiny_options(folder), *caches]
+        assert main([*arguments, "--trainer.default_root_dir", str(folder / "run")]) == 0
+    assert not list((folder / "caches").iterdir())
+    return folder / "run"
+
+
+def test_results_carry_average_precision(run: Path) -> None:
+    content = json.loads((run / "results.json").read_text())
+    assert list(content["metrics"]) == ["float", "round_to_nearest", "repq", "stage1", "quantized"]
+    for metrics in content["metrics"].values():
+        assert list(metrics) == METRICS
+        assert all(0 <= value <= 100 for value in metrics.values())
+    assert content["images"] == {"calibration": 3, "evaluation": 3}
+    assert content["n_codes"] == {"weight": 16, "activation": 16, "attn_prob": 16}
+    assert 0 < content["size_bytes"]["packed"] < content["size_bytes"]["float"]
+
+
+def test_test_gives_the_same_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = json.loads((run / "results.json").read_text())["metrics"]["quantized"]
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert f"box AP {stored['box_ap']:.2f} %" in printed
+    assert f"mask AP50 {stored['mask_ap50']:.2f} %" in printed
+    assert "on 3 images" in printed
+
+
+@torch.no_grad()
+def test_the_file_alone_gives_the_same_network(run: Path, tmp_path: Path) -> None:
+    """No configuration file of mmdet is needed any more, and every output is the same to the last bit."""
+    first = Detection().load(run)
+    first.save(tmp_path / "quantized.safetensors")
+    second = Detection().load(tmp_path)
+    images = torch.randn(1, 3, 64, 96)
+    for one, other in zip(first.model.extract_feat(images), second.model.extract_feat(images), strict=True):  # type: ignore[operator]
+        assert torch.equal(one, other)
+    tensors, metadata = read_tensors(run / "quantized.safetensors")
+    assert metadata["architecture"]["name"] == "MaskRCNN"
+    assert metadata["preprocessing"]["divisor"] == 32
+    assert "roi_head.bbox_head.shared_fcs.0.weight_packed" in tensors
+    assert "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight_packed" in tensors
+
+
+def test_the_saved_network_is_the_measured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[QuantizedNetwork] = []
+    save = QuantizedNetwork.save
+    monkeypatch.setattr(QuantizedNetwork, "save", lambda self, path: (kept.append(self), save(self, path)))
+    arguments = ["fit", "--config", QUICKSTART, *SMALL, *tiny_options(tmp_path), "--evaluate", "false"]
+    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path / "run")]) == 0
+    loaded, images = Detection().load(tmp_path / "run"), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        for one, other in zip(
+            kept[0].model.extract_feat(images),  # type: ignore[operator]
+            loaded.model.extract_feat(images),  # type: ignore[operator]
+            strict=True,
+        ):
+            assert torch.equal(one, other)
+
+
+def test_predict_draws_both_detectors(run: Path) -> None:
+    assert main(["predict", "--ckpt_path", str(run)]) == 0
+    pictures = sorted((run / "predictions").rglob("*.png"))
+    assert len(pictures) == 3
+    width, height = Image.open(pictures[0]).size
+    assert width > 1.5 * height  # two pictures of a square side by side
+
+
+def test_inspect_tells_memory_and_what_stays_float(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--config", QUICKSTART, *SMALL, *tiny_options(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "backbone.stages.1.blocks.1" in printed
+    assert "3 images take 1 MB, caches up to" in printed
+    assert "1 layers stay float" in printed
+    assert "roi_head.mask_head.upsample" in printed
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage: Callable[[object], Any] = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    arguments = ["fit", "--config", QUICKSTART, *SMALL, *tiny_options(tmp_path), "--model.caches.where", "disk"]
+    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path / "run")]) == 2
+    assert "GB free, expected room for them" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.network.config", "mask-rcnn_r50_fpn"], "Cannot open the backbone ResNet"),
+        (["--model.network.config", "nonsense"], "There is no configuration nonsense"),
+        (["--model.network.classes", "3"], "knows 10 classes but mask_rcnn_swin_digits has 3"),
+        (["--model.bits.parts", "{box_head: 9}"], "model.bits.parts.box_head is 9"),
+        (["--model.batch_size", "0"], "model.batch_size is 0"),
+        (["--data.canvas", "[100, 128]"], "data.canvas is"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrained = ["--model.network.pretrained", "false"] if "mask-rcnn_r50_fpn" in options else []
+    arguments = ["fit", "--config", QUICKSTART, *options, *pretrained, "--trainer.default_root_dir", str(tmp_path)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("isvit: ")
+    assert sentence in error
+
+
+def test_the_program_is_what_the_last_configuration_names(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"program": program_name(IsvitCLI)}))
+    assert chosen_program(["fit"]) is IsvitCLI
+    assert chosen_program(["fit", "--config", QUICKSTART]) is DetectionCLI
+    assert chosen_program(["fit", f"--config={QUICKSTART}", "--config", str(other)]) is IsvitCLI
+    assert chosen_program(["fit", "--config", str(other), "--program=detection.cli.DetectionCLI"]) is DetectionCLI
+    assert chosen_program(["fit", "--config", "/nowhere.yaml"]) is IsvitCLI
+
+
+@pytest.mark.parametrize("name", ["nowhere.CLI", "detection.cli.Nothing", "CLI", "json.JSONDecoder"])
+def test_a_wrong_program_is_one_sentence(name: str) -> None:
+    with pytest.raises(IsvitError, match=r", expected one such as .*: change program\.$"):
+        chosen_program(["fit", "--program", name])
+
+
+@pytest.mark.slow
+def test_the_swin_t_of_mmdet_passes_inspect_fit_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config", QUICKSTART, *SMALL, "--model.iterations", "2",
+                 "--model.network.config", "mask-rcnn_swin-t-p4-w7_fpn_1x_coco", "--model.network.pretrained", "false",
+                 "--model.network.classes", "10", "--data.canvas", "[256, 320]",
+                 "--trainer.default_root_dir", str(tmp_path / "run")]  # fmt: skip
+    assert main(["inspect", *arguments]) == 0
+    assert "16 units" in capsys.readouterr().out
+    assert main(["fit", *arguments, "--baselines", "false"]) == 0
+    assert main(["test", "--ckpt_path", str(tmp_path / "run")]) == 0
+    assert "box AP" in capsys.readouterr().out
