@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
+from detection.cli import DetectionCLI  # needs no mmdet until it is run
 from isvit_lightning.artifact import load
-from isvit_lightning.cli import IsvitCLI, default_directory, main, with_run_config
+from isvit_lightning.cli import IsvitCLI, chosen_program, default_directory, main, program_name, with_run_config
 from isvit_lightning.embedded.digits import digit_images, digit_names
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import read_tensors
@@ -22,6 +23,7 @@ from tests.data.samples import png
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
+DETECTION = str(CONFIGS / "quickstart_detection.yaml")
 SMALL = ["--model.iterations", "1", "--data.calibration_images", "16", "--data.evaluation_images", "20"]
 ROWS = ["float", "round_to_nearest", "repq", "stage1", "quantized"]
 
@@ -409,3 +411,20 @@ def test_runs_are_named_by_their_configurations() -> None:
         "runs/deit_tiny-w3a3"
     )
     assert default_directory([]) == Path("runs/default")
+
+
+def test_the_program_is_what_the_last_configuration_names(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"program": program_name(IsvitCLI)}))
+    assert chosen_program(["fit"]) is IsvitCLI
+    assert chosen_program(["fit", "--config", QUICKSTART]) is IsvitCLI
+    assert chosen_program(["fit", "--config", DETECTION]) is DetectionCLI
+    assert chosen_program(["fit", f"--config={DETECTION}", "--config", str(other)]) is IsvitCLI
+    assert chosen_program(["fit", "--config", str(other), "--program=detection.cli.DetectionCLI"]) is DetectionCLI
+    assert chosen_program(["fit", "--config", "/nowhere.yaml"]) is IsvitCLI
+
+
+@pytest.mark.parametrize("name", ["nowhere.CLI", "detection.cli.Nothing", "CLI", "json.JSONDecoder"])
+def test_a_wrong_program_is_one_sentence(name: str) -> None:
+    with pytest.raises(IsvitError, match=r", expected one such as .*: change program\.$"):
+        chosen_program(["fit", "--program", name])

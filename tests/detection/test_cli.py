@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 pytest.importorskip("mmdet")
 
-from detection.cli import DetectionCLI
 from detection.detector import Detection
 from isvit_lightning.artifact import QuantizedNetwork
-from isvit_lightning.cli import IsvitCLI, chosen_program, main, program_name
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.cli import main
 from isvit_lightning.export.files import read_tensors
 from tests.detection.detectors import mask_rcnn_config
 
@@ -154,22 +151,6 @@ def test_a_mistake_is_one_sentence(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("isvit: ")
     assert sentence in error
-
-
-def test_the_program_is_what_the_last_configuration_names(tmp_path: Path) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump({"program": program_name(IsvitCLI)}))
-    assert chosen_program(["fit"]) is IsvitCLI
-    assert chosen_program(["fit", "--config", QUICKSTART]) is DetectionCLI
-    assert chosen_program(["fit", f"--config={QUICKSTART}", "--config", str(other)]) is IsvitCLI
-    assert chosen_program(["fit", "--config", str(other), "--program=detection.cli.DetectionCLI"]) is DetectionCLI
-    assert chosen_program(["fit", "--config", "/nowhere.yaml"]) is IsvitCLI
-
-
-@pytest.mark.parametrize("name", ["nowhere.CLI", "detection.cli.Nothing", "CLI", "json.JSONDecoder"])
-def test_a_wrong_program_is_one_sentence(name: str) -> None:
-    with pytest.raises(IsvitError, match=r", expected one such as .*: change program\.$"):
-        chosen_program(["fit", "--program", name])
 
 
 @pytest.mark.slow

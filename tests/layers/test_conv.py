@@ -74,3 +74,17 @@ def test_each_filter_has_its_own_grid() -> None:
 def test_padding_by_word_or_other_than_zeros_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(IsvitError, match="padding"):
         build(**arguments)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_an_input_quantizer_comes_before_the_padding(padding: int) -> None:
+    conv = nn.Conv2d(4, 6, 3, padding=padding)
+    weight, inputs = UniformQuantizer(3, PerChannel(6, axis=-4), Role.WEIGHT), UniformQuantizer(4, role=Role.NECK_IN)
+    layer = QuantConv2d(conv, weight, inputs)
+    maps = torch.randn(2, 4, 7, 8) + 3  # a grid without room for what padding is not: zero
+    weight.calibrate(conv.weight)
+    inputs.calibrate(maps)
+    rounded = inputs.decode(inputs.encode(maps))
+    expected = nn.functional.conv2d(rounded, weight.decode(weight.encode(conv.weight)), conv.bias, padding=padding)
+    assert torch.equal(layer(maps), expected)
+    assert not torch.equal(rounded, maps)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Bits, Method, repq, round_to_nearest
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.quantizers import (
@@ -128,3 +129,25 @@ def test_deployed_pair_without_bias_has_room_for_the_folded_one() -> None:
 def test_convolution_has_no_input_quantizer() -> None:
     layer = build().conv(nn.Conv2d(3, 6, 2))
     assert [name for name, _ in layer.named_children()] == ["weight_quantizer"]
+
+
+def test_a_part_of_a_detector_has_its_own_bits() -> None:
+    factory = QuantizerFactory(Bits(3, 5, parts={"box_head": 8}), DEFAULT)
+    layer = factory.of("box_head").linear(nn.Linear(4, 2), Role.BOX_HEAD_IN)
+    assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == (8, 8)
+    layer = factory.of("neck").linear(nn.Linear(4, 2), Role.NECK_IN)
+    assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == (3, 5)
+    assert factory.bits.of("neck").parts == {}
+
+
+def test_a_convolution_that_reads_no_image_has_an_input_quantizer() -> None:
+    conv = build().conv(nn.Conv2d(4, 2, 1), Role.RPN_IN)
+    assert conv.input_quantizer is not None
+    assert (conv.input_quantizer.bits, conv.input_quantizer.role) == (5, Role.RPN_IN)
+    assert isinstance(conv.input_quantizer.granularity, PerTensor)
+    assert build().conv(nn.Conv2d(3, 2, 1)).input_quantizer is None
+
+
+def test_bits_of_a_part_lie_between_2_and_8() -> None:
+    with pytest.raises(IsvitError, match=r"model.bits.parts.neck is 9, expected 2 to 8"):
+        Bits(parts={"neck": 9})

@@ -8,7 +8,7 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Bits, Method, repq, round_to_nearest
-from isvit_lightning.networks import open_float, open_quantized, quantizers, require_calibrated, switch
+from isvit_lightning.networks import OpenedNetwork, open_float, open_quantized, quantizers, require_calibrated, switch
 from isvit_lightning.quantizers import LogQuantizer, PerTensor, Role, SulqQuantizer, UniformQuantizer
 from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
 
@@ -129,3 +129,14 @@ def test_opened_network_is_copied_with_its_units(family: str) -> None:
 def test_bits_out_of_range_are_refused(family: str) -> None:
     with pytest.raises(IsvitError, match=r"model\.bits\.activation is 9, expected 2 to 8"):
         open_quantized(BUILDERS[family](), Bits(activation=9), Method())
+
+
+def test_a_network_of_which_a_part_is_units_runs_as_a_whole() -> None:
+    """An adapter with ``run`` has its quantizers met by that pass, also those outside the units."""
+    model, passes = tiny_vit(), []
+    opened = OpenedNetwork(model, open_float(model).units, run=passes.append)
+    images = image_batch(16)
+    opened.walk(images)
+    assert len(passes) == 1
+    assert passes[0] is images
+    assert open_quantized(model, Bits(), Method()).run is None

@@ -124,3 +124,39 @@ def test_every_activation_of_a_network_is_reached_by_walk_and_by_forward(family:
     state = by_forward.model.state_dict()
     for key, value in by_walk.model.state_dict().items():
         assert "weight_quantizer" in key or (bool(value.isfinite().all()) and torch.equal(value, state[key]))
+
+
+class Levels(nn.Module):
+    """One layer for maps of several sizes, as the region proposals of a detector, and one behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.last = chain()
+
+    def forward(self, levels: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [self.last(self.shared(level)) for level in levels]
+
+
+def test_a_layer_that_is_met_several_times_chooses_from_all_it_meets() -> None:
+    network, levels = Levels(), [torch.randn(30, 4) * 5, torch.randn(3, 7, 4), torch.randn(2, 4) * 0.1]
+    passes = []
+    calibrate_activations(network, lambda: passes.append(network(levels)))
+    assert len(passes) == 2
+    for layer in (network.shared, network.last):
+        assert layer.input_quantizer.enabled
+        assert layer.input_quantizer.calibrated
+        assert layer.input_quantizer.frozen
+    expected = UniformQuantizer(2)
+    expected.calibrate(torch.cat([level.flatten() for level in levels]))
+    assert network.shared.input_quantizer.scale.item() == expected.scale.item()
+    # The second layer sees what the first one, switched off for the while, does not quantize.
+    shared = network.shared
+    behind = [nn.functional.linear(level, shared.weight, shared.bias).flatten() for level in levels]
+    expected.calibrate(torch.cat(behind))
+    assert network.last.input_quantizer.scale.item() == pytest.approx(expected.scale.item())
+
+
+def test_one_pass_is_enough_where_no_layer_is_shared() -> None:
+    network, passes = chain(), []
+    calibrate_activations(network, lambda: passes.append(network(torch.randn(50, 4))))
+    assert len(passes) == 1
