@@ -61,7 +61,7 @@ def test_fit_writes_the_run_directory(run: Path) -> None:
     assert names == {"config.yaml", "quantized.safetensors", "results.json", "calibration.json", "logs"}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["iterations"] == 1
-    assert config["model"]["bits"] == {"weight": 3, "activation": 3}
+    assert config["model"]["bits"] == {"weight": 3, "activation": 3, "parts": {}}
     assert config["data"]["init_args"]["calibration_images"] == 16
     calibration = json.loads((run / "calibration.json").read_text())
     assert calibration.keys() == {"sha256", "images", "network"}
