@@ -54,7 +54,12 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     with Path(log).open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from isvit_lightning.cli import main  # noqa: PLC0415 - only after the output is redirected
+    import torch  # noqa: PLC0415 - only after the output is redirected
+
+    from isvit_lightning.cli import main  # noqa: PLC0415
+
+    # The pool of threads of a forked process is not the one that a program starts with; one thread needs none.
+    torch.set_num_threads(1)
 
     sys.argv = ["isvit"]
     sys.exit(main(arguments))
