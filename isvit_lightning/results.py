@@ -114,7 +114,7 @@ class Results:
     def _row(self, name: str, metrics: Mapping[str, float]) -> tuple[str, ...]:
         widths = {"float": "32/32", "stage1": f"32/{self.bits.activation}"}
         bits = widths.get(name, f"{self.bits.weight}/{self.bits.activation}")
-        codes = "" if name == "float" else str(self.n_codes["attn_prob" if name == "quantized" else "activation"])
+        codes = {"float": "", "quantized": str(self.n_codes["attn_prob"])}.get(name, str(2**self.bits.activation))
         size = self.size_bytes.get("float" if name in widths else "packed")
         seconds = {"quantized": self.seconds.get("total"), "stage1": self.seconds.get("stage1")}.get(name)
         seconds = self.baseline_seconds.get(name) if seconds is None else seconds
