@@ -3,15 +3,15 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.errors import IsvitError, first_line
 
 _METADATA = "isvit"
 
@@ -22,21 +22,36 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         IsvitError: the disk is full or the folder cannot be written.
     """
+    with _replaced(path, len(content)) as part:
+        part.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _replaced(path: Path, size: int) -> Iterator[Path]:
+    """A file to write beside ``path``, which takes its place when it is whole.
+
+    Args:
+        path: file to replace.
+        size: bytes that it will take, for messages.
+
+    Raises:
+        IsvitError: the disk is full or the folder cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield part
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
         _flush_folder(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
         raise IsvitError(
-            f"Cannot write {path}: {error.strerror}; expected a writable folder with {len(content)} bytes free: free "
-            "some or set trainer.default_root_dir elsewhere."
+            f"Cannot write {path}: {reason}; expected a writable folder with {size} bytes free: free some or set "
+            "trainer.default_root_dir elsewhere."
         ) from error
 
 
@@ -61,7 +76,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     One text, because safetensors writes several in random order: equal networks give equal bytes.
     """
     header = {_METADATA: json.dumps(metadata, sort_keys=True)}
-    write_atomically(path, save({key: value.contiguous().cpu() for key, value in tensors.items()}, header))
+    dense = {key: value.contiguous().cpu() for key, value in tensors.items()}
+    with _replaced(path, sum(value.nbytes for value in dense.values())) as part:
+        save_file(dense, part, header)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

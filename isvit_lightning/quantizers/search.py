@@ -13,6 +13,8 @@ WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 
 
 _TAIL_SHARE = 1 / 8
 """Tails up to this share of a group are selected instead of sorted for; the values are the same."""
+_BLOCK = 2**19
+"""Values that are worked on at once: intermediate results of a whole activation would be the peak of memory."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ class RangeSearch:
 
 
 def token_weights(samples: torch.Tensor) -> torch.Tensor:
-    """Weight of each squared error of ``samples (…, channels)``: one over the variance of its token, same shape.
+    """Weight ``(…, 1)`` of the squared errors of each token of ``samples (…, channels)``: one over its variance.
 
     A thousandth of the mean variance is added, so that tokens that are nearly constant do not decide alone.
     """
     variance = samples.var(dim=-1, keepdim=True, correction=0)
     floor = (variance.mean() * 1e-3).clamp_min(torch.finfo(samples.dtype).tiny)
-    return ((variance.mean() + floor) / (variance + floor)).expand_as(samples)
+    return (variance.mean() + floor) / (variance + floor)
 
 
 def percentile_search(
@@ -52,7 +54,8 @@ def percentile_search(
         groups: samples ``(groups, elements)``, finite.
         n_codes: number of codes of the quantizer.
         search: candidates and constraints.
-        weights: factors of the squared errors, of the shape of ``groups``; None counts all alike.
+        weights: factors of the squared errors, ``(groups, n)`` where ``n`` divides ``elements``: each counts for
+            ``elements / n`` neighbours. None counts all alike.
 
     Returns:
         Scale and zero point, each ``(groups,)``; the zero point is a whole number.
@@ -60,7 +63,7 @@ def percentile_search(
     # Squared errors of half-precision values overflow half precision.
     groups = groups.float() if groups.dtype in (torch.float16, torch.bfloat16) else groups
     lows, highs = _quantile_pairs(groups, search.percentiles)
-    magnitude = groups.abs().amax().clamp_min(torch.finfo(groups.dtype).tiny)
+    magnitude = torch.maximum(groups.amax(), -groups.amin()).clamp_min(torch.finfo(groups.dtype).tiny)
     if search.include_zero:
         lows, highs = lows.clamp(max=0), highs.clamp(min=0)
     best_error = torch.full((groups.shape[0],), torch.inf, dtype=groups.dtype, device=groups.device)
@@ -68,8 +71,7 @@ def percentile_search(
     best_zero = torch.zeros_like(best_error)
     for low, high in zip(lows, highs, strict=True):
         scale, zero = _affine(low, high, n_codes)
-        errors = _squared_errors(groups, scale, zero, n_codes, magnitude)
-        error = (errors if weights is None else errors.mul_(weights)).mean(dim=1)
+        error = _mean_error(groups, scale, zero, n_codes, magnitude, weights)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale, best_scale)
@@ -85,6 +87,28 @@ def _affine(low: torch.Tensor, high: torch.Tensor, n_codes: int) -> tuple[torch.
     fallback = scale[usable].mean() if bool(usable.any()) else torch.ones_like(scale)
     scale = torch.where(usable, scale, fallback)
     return scale, torch.where(usable, torch.round(-low / scale), torch.zeros_like(scale))
+
+
+def _mean_error(
+    groups: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    n_codes: int,
+    magnitude: torch.Tensor,
+    weights: torch.Tensor | None,
+) -> torch.Tensor:
+    """Mean over each group of its squared errors times their weights, ``(groups,)``."""
+    count, elements = groups.shape
+    neighbours = 1 if weights is None else elements // weights.shape[1]
+    width = max(1, _BLOCK // (count * neighbours)) * neighbours
+    total = torch.zeros_like(scale)
+    for start in range(0, elements, width):
+        errors = _squared_errors(groups[:, start : start + width], scale, zero, n_codes, magnitude)
+        if weights is not None:
+            part = weights[:, start // neighbours : (start + width) // neighbours]
+            errors = errors.view(count, -1, neighbours).mul_(part.unsqueeze(-1)).flatten(1)
+        total += errors.sum(dim=1)
+    return total / elements
 
 
 def _squared_errors(
@@ -106,13 +130,24 @@ def _quantile_pairs(groups: torch.Tensor, percentiles: tuple[float, ...]) -> tup
     tail = min(count, int((1 - min(percentiles)) * (count - 1)) + 2)
     if tail <= count * _TAIL_SHARE:
         # Sorting a row for its outermost hundredths is waste; the tails give the same quantiles, 2.5 times faster.
-        top = groups.topk(tail, dim=1).values
-        bottom = groups.topk(tail, dim=1, largest=False).values
+        top = _outermost(groups, tail, largest=True)
+        bottom = _outermost(groups, tail, largest=False)
     else:
         ordered = groups.sort(dim=1).values
         bottom, top = ordered[:, :tail], ordered[:, count - tail :].flip(1)
     positions = torch.tensor([(1 - p) * (count - 1) for p in percentiles], dtype=torch.float64, device=groups.device)
     return _interpolate(bottom, positions), _interpolate(top, positions)
+
+
+def _outermost(groups: torch.Tensor, tail: int, largest: bool) -> torch.Tensor:
+    """The ``tail`` largest or smallest values of each group in order, ``(groups, tail)``."""
+    # A selection keeps an index of eight bytes beside each value that it looks at.
+    width = max(tail, _BLOCK // groups.shape[0])
+    found = groups[:, :0]
+    for part in torch.split(groups, width, dim=1):
+        joined = torch.cat([found, part], dim=1)
+        found = joined.topk(min(tail, joined.shape[1]), dim=1, largest=largest).values
+    return found
 
 
 def _interpolate(ordered: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

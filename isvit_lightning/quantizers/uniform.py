@@ -7,7 +7,7 @@ import torch
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.quantizers.base import Quantizer
-from isvit_lightning.quantizers.granularity import Granularity
+from isvit_lightning.quantizers.granularity import Granularity, PerTensor
 from isvit_lightning.quantizers.role import Role
 from isvit_lightning.quantizers.search import RangeSearch, percentile_search, token_weights
 
@@ -135,7 +135,14 @@ class UniformQuantizer(Quantizer):
     def _choose_grid(self, samples: torch.Tensor) -> None:
         samples = samples.float() if samples.dtype in (torch.float16, torch.bfloat16) else samples
         groups = self.granularity.group(samples)
-        weights = self.granularity.group(token_weights(samples)) if self.search.per_token else None
+        weights = self._group_weights(samples) if self.search.per_token else None
         scale, zero_point = percentile_search(groups, self.n_codes, self.search, weights)
         self.scale.copy_(scale.reshape(self.granularity.shape))
         self.zero_point.copy_(zero_point.reshape(self.granularity.shape))
+
+    def _group_weights(self, samples: torch.Tensor) -> torch.Tensor:
+        weights = token_weights(samples)
+        # One scale for all: a weight for each token will do, as its channels lie side by side.
+        return self.granularity.group(
+            weights if isinstance(self.granularity, PerTensor) else weights.expand_as(samples)
+        )

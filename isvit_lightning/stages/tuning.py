@@ -13,6 +13,8 @@ from isvit_lightning.networks import OpenedNetwork, quantizers
 from isvit_lightning.processes import require_equal, sum_over_processes
 from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
+from isvit_lightning.stages.draw import draw_batch
+from isvit_lightning.stages.gradients import FlatGradients
 from isvit_lightning.stages.halving import MicroBatch
 from isvit_lightning.stages.rollback import CHECKS, BestState
 
@@ -125,7 +127,8 @@ class TuningStage(UnitStage):
             for tensor in tensors:
                 tensor.requires_grad_(True)
             optimizer.add_param_group({"params": tensors, "lr": rate})
-        self._best = BestState([tensor for tensors, _ in groups for tensor in tensors])
+        self._best = BestState(self._tuned())
+        self._gradients: list[FlatGradients] = []
         # Draws depend on seed, stage and unit alone, so that neither resuming nor the order of work changes them.
         unit = self.plan[self.current_epoch]
         self._generator.manual_seed((self.schedule.seed * 10 + self.number) * 10_000 + unit)
@@ -137,12 +140,14 @@ class TuningStage(UnitStage):
             step: number of the step within the unit, from 0.
         """
         optimizer = self.optimizers()
-        chosen = torch.randperm(len(self.images), generator=self._generator)[: self.schedule.batch_size]
+        chosen = draw_batch(len(self.images), self.schedule.batch_size, self._generator)
         # Every process draws for all images of the batch, so that the number of processes changes no draw.
         from_float = self._draw_mixture(len(chosen))
         where = f"{self.title} {self.unit.name}"
-        flat = self._pieces.retry(lambda size: self._backward(chosen, from_float, size), where, self.device)
-        self.last_loss = self._set_gradients(flat)
+        self._pieces.retry(lambda size: self._backward(chosen, from_float, size), where, self.device)
+        if self._processes > 1:
+            sum_over_processes(self._gradients[0].vector)
+        self.last_loss = self._gradients[0].loss.clone()
         if step == 0:
             self.first_loss = self.last_loss
         if step % max(1, self.steps // CHECKS) == 0:
@@ -158,25 +163,28 @@ class TuningStage(UnitStage):
         if step == self.steps - 1:
             self._roll_back_if_not_finite()
 
-    def _backward(self, chosen: torch.Tensor, from_float: torch.Tensor | None, micro_batch: int) -> torch.Tensor:
-        """Gradients of this process's part of the batch ``chosen``, and behind them its part of the loss, one vector.
+    def _backward(self, chosen: torch.Tensor, from_float: torch.Tensor | None, micro_batch: int) -> None:
+        """Gather gradients and loss of this process's part of the batch ``chosen``.
 
         Args:
             chosen: indices of the images of the batch.
             from_float: where they read the float network, see :meth:`_draw_mixture`.
             micro_batch: images that pass the unit at once.
         """
-        sums = []
-        for members in self._groups(chosen):
-            self._optimizer().zero_grad()
-            total = torch.zeros((), device=self.device)
+        groups = self._groups(chosen)
+        while len(self._gradients) < len(groups):
+            self._gradients.append(FlatGradients(self._tuned()))
+        for gradients, members in zip(self._gradients, groups, strict=False):
+            gradients.collect()
             for part in self._micro_batches(members, micro_batch):
                 loss = self._loss(chosen[part] // self._processes, None if from_float is None else from_float[part])
                 loss = loss * (len(part) / len(chosen))
                 self.manual_backward(loss)
-                total += loss.detach()
-            sums.append(self._flat_gradients(total))
-        return sum(sums[1:], start=sums[0])
+                gradients.loss.add_(loss.detach())
+        first, *others = self._gradients[: len(groups)]
+        for other in others:
+            first.vector.add_(other.vector)
+        first.attach()
 
     def _roll_back_if_not_finite(self) -> None:
         """Give the unit its best state back if tuning ended in NaN or infinity."""
@@ -200,6 +208,7 @@ class TuningStage(UnitStage):
             for tensor in group["params"]:
                 tensor.requires_grad_(False)
                 tensor.grad = None
+        self._gradients.clear()
         if self._processes > 1:
             require_equal(self.unit.module, self.unit.name)
 
@@ -242,22 +251,6 @@ class TuningStage(UnitStage):
         for rows in torch.split(mixture, 16):  # the random numbers take four times the memory of what is kept
             rows.copy_(torch.rand(rows.shape, generator=self._generator) < 0.5)
         return mixture
-
-    def _flat_gradients(self, loss: torch.Tensor) -> torch.Tensor:
-        """All gradients of the unit and ``loss`` behind them, one vector; zero where there is no gradient."""
-        tensors = self._tuned()
-        own = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
-        return torch.cat([gradient.reshape(-1) for gradient in [*own, loss]])
-
-    def _set_gradients(self, flat: torch.Tensor) -> torch.Tensor:
-        """Sum ``flat`` over the processes in one transfer and take it apart; returns the loss of the whole batch."""
-        if self._processes > 1:
-            sum_over_processes(flat)
-        tensors = self._tuned()
-        *gradients, loss = torch.split(flat, [*(tensor.numel() for tensor in tensors), 1])
-        for tensor, gradient in zip(tensors, gradients, strict=True):
-            tensor.grad = gradient.view_as(tensor)
-        return loss.reshape(())
 
     def _tuned(self) -> list[torch.Tensor]:
         return [tensor for group in self._optimizer().param_groups for tensor in group["params"]]

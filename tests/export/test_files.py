@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,28 @@ def test_a_failed_write_leaves_the_old_file(broken: str, tmp_path: Path, monkeyp
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """The kernel's own refusal, by a part file that is a link to /dev/full."""
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes there")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_tensors(path, {"words": torch.zeros(100_000)}, METADATA),
+        lambda path: write_atomically(path, bytes(400_000)),
+    ],
+    ids=["tensors", "bytes"],
+)
+def test_a_refusal_of_the_kernel_leaves_the_old_file(write: Callable[[Path], None], tmp_path: Path) -> None:
+    import resource
+
     path = tmp_path / "quantized.safetensors"
     write_tensors(path, TENSORS, METADATA)
     old = path.read_bytes()
-    (tmp_path / "quantized.safetensors.part").symlink_to("/dev/full")
-    with pytest.raises(IsvitError, match=rf"Cannot write {path}: No space left on device; .*default_root_dir"):
-        write_tensors(path, {"words": torch.zeros(100_000)}, METADATA)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(IsvitError, match=rf"Cannot write {path}: .*File too large.*; .*default_root_dir"):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == old
     assert [entry.name for entry in tmp_path.iterdir()] == ["quantized.safetensors"]
 

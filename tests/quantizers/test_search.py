@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from isvit_lightning.quantizers import RangeSearch, UniformQuantizer
+from isvit_lightning.quantizers import search as search_module
 from isvit_lightning.quantizers.search import (
     ACTIVATION_PERCENTILES,
     TOKEN_PERCENTILES,
@@ -231,3 +232,24 @@ def test_weights_of_tokens_are_one_over_their_variance() -> None:
     weights = token_weights(samples)
     products = weights * samples.var(dim=-1, keepdim=True, correction=0)
     assert torch.allclose(products, products[0, 0, 0].expand_as(products), rtol=2e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (7, 9_001), (300, 40)])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_blocks_change_nothing(shape: tuple[int, int], per_token: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = torch.randn(shape, dtype=torch.float64) * torch.linspace(0.1, 4, shape[1], dtype=torch.float64)
+    weights = torch.rand(shape[0], shape[1] // 20 if shape[1] % 20 == 0 else 1, dtype=torch.float64)
+    found = []
+    for block in (2**30, 500):
+        monkeypatch.setattr(search_module, "_BLOCK", block)
+        found.append(percentile_search(groups, 8, RangeSearch(), weights if per_token else None))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_outermost_values_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = torch.randn(3, 1000)
+    monkeypatch.setattr(search_module, "_BLOCK", 60)
+    for largest in (False, True):
+        wanted = groups.sort(dim=1, descending=largest).values[:, :37]
+        assert torch.equal(search_module._outermost(groups, 37, largest), wanted)
