@@ -41,3 +41,8 @@ class BestState:
         """Give the tensors the values that were kept."""
         for kept, tensor in zip(self.kept, self.tensors, strict=True):
             tensor.copy_(kept)
+
+    def let_go(self) -> None:
+        """Forget what was kept, when nothing can go wrong any more."""
+        self.kept.clear()
+        self.tensors.clear()

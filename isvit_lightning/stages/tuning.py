@@ -209,6 +209,8 @@ class TuningStage(UnitStage):
                 tensor.requires_grad_(False)
                 tensor.grad = None
         self._gradients.clear()
+        self._best.let_go()
+        self._optimizer().state.clear()
         if self._processes > 1:
             require_equal(self.unit.module, self.unit.name)
 
