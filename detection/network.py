@@ -8,11 +8,11 @@ from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import wrappers
 from mmdet.models.backbones.swin import SwinTransformer
 from mmdet.models.detectors import CascadeRCNN, FasterRCNN, MaskRCNN, TwoStageDetector
-from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detection.heads import data_samples, head_units
 from detection.swin import SwinBackbone
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Part
@@ -34,7 +34,7 @@ _ROLES: Final[dict[Part, Role]] = {
 
 
 class DetectorAdapter:
-    """Units of the Swin backbone of a two-stage detector; neck and heads are quantized with it but are no units.
+    """Units of a two-stage detector with a Swin backbone: those of the backbone, then neck and heads.
 
     Args:
         model: Mask R-CNN, Cascade (Mask) R-CNN or Faster R-CNN of mmdet.
@@ -64,8 +64,8 @@ class DetectorAdapter:
             quantize_layers(module, factory.of(part), _ROLES[part], path)
 
     def units(self) -> tuple[Unit, ...]:
-        """Those of the backbone."""
-        return self.backbone.units()
+        """Those of the backbone, the neck, the region proposals, the box heads and the mask heads."""
+        return self.backbone.units() + head_units(self.model)
 
     def pairs(self) -> tuple[NormLinearPair, ...]:
         """Those of the backbone."""
@@ -127,13 +127,6 @@ def quantize_layers(root: nn.Module, factory: QuantizerFactory, role: Role, path
                 f"Cannot open {path}.{name}: a {type(module).__name__} is not supported, expected linear layers and "
                 "convolutions: change model.network.config."
             )
-
-
-def data_samples(images: Tensor) -> list[DetDataSample]:
-    """What mmdet wants to know of each of ``images (batch, 3, height, width)`` that are as they are: no scaling."""
-    size = tuple(images.shape[-2:])
-    shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), size)
-    return [DetDataSample(metainfo={**shapes, "scale_factor": (1.0, 1.0)}) for _ in images]
 
 
 def _run_mask_heads(head: Any, features: tuple[Tensor, ...], rois: Tensor) -> None:

@@ -26,7 +26,7 @@ def inspect(model: ModelSection, data: CalibrationDataModule) -> Iterator[Table]
     loaded = model.source.build()
     data.attach(loaded.preprocessing)
     opened = open_quantized(loaded.model, model.bits, model.method)
-    values = cache_values(open_float(loaded.model), data.input_size)
+    values = cache_values(open_float(loaded.model, model.method.reconstruct), data.input_size)
     yield _units(opened, values, data, model.caches)
     yield _pairs(opened)
     yield _quantizers(opened.model)
@@ -41,19 +41,19 @@ def float_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def require_space(caches: Caches, model: nn.Module, data: CalibrationDataModule) -> None:
+def require_space(caches: Caches, network: OpenedNetwork, data: CalibrationDataModule) -> None:
     """Refuse to begin where caches go to a disk that cannot hold them and the images.
 
     Args:
         caches: where they go.
-        model: float network.
+        network: float network.
         data: its data, which knows how images are preprocessed.
 
     Raises:
         IsvitError: the disk is too small.
     """
     if caches.where == "disk":
-        images, units = needs(cache_values(open_float(model), data.input_size), data, caches)
+        images, units = needs(cache_values(network, data.input_size), data, caches)
         caches.require_space(images + units)
 
 
@@ -77,10 +77,10 @@ def cache_values(network: OpenedNetwork, input_size: tuple[int, int, int]) -> di
         input_size: ``(3, height, width)``.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    value = torch.zeros(1, *input_size)
+    value = images = torch.zeros(1, *input_size)
     with torch.no_grad():
         for unit in network.units:
-            entered = unit.enter(value)
+            entered = unit.enter(value) if unit.source is None else unit.source(network.model, images)
             value = unit.module(entered)
             sizes[unit.name] = (entered.numel(), value.numel())
     return sizes

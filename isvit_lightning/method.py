@@ -13,6 +13,7 @@ StageInputs = Literal["float", "quantized", "mixed"]
 Recalibration = Literal["never", "stage", "unit"]
 Loss = Literal["squared", "normalized"]
 RangeError = Literal["squared", "normalized"]
+Reconstructed = Literal["backbone", "all"]
 Part = Literal["neck", "rpn", "box_head", "mask_head"]
 
 
@@ -98,6 +99,7 @@ class Tuning:
             on the inputs that the unit is tuned with.
         loss: squared error as published, or with each token's error divided by the variance of its target, which is
             how the next LayerNorm will see it: one token of enormous activations then does not outweigh all others.
+            Where channels are different quantities, as in the box heads of a detector, by that of its channel.
         range_learning_rate: rate of Adam for the scales of the activations (straight-through gradient of the step
             size, LSQ, arXiv 1902.08153, without its gradient scale), relative to each scale; 0 keeps them fixed.
 
@@ -139,6 +141,8 @@ class Method:
         range_error: what the range of a linear layer's per-tensor input minimizes: the squared error as published, or
             the same with each token's error divided by its variance, so that one token of enormous activations does not
             take all codes.
+        reconstruct: what is tuned: the backbone as published, or neck and heads of a detector too. All of a classifier
+            is backbone.
         stage1: tuning with float weights and per-channel post-LayerNorm activations.
         stage3: tuning with quantized weights.
 
@@ -157,6 +161,7 @@ class Method:
     reparameterize_reductions: bool = False
     range_images: int = 64
     range_error: RangeError = "normalized"
+    reconstruct: Reconstructed = "backbone"
     stage1: Tuning = field(default_factory=Tuning)
     stage3: Tuning = field(default_factory=lambda: Tuning(inputs="mixed"))
 

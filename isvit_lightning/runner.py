@@ -30,6 +30,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.files import write_atomically, write_json
 from isvit_lightning.inspection import require_space
 from isvit_lightning.method import Method, repq, round_to_nearest
+from isvit_lightning.networks import open_float
 from isvit_lightning.networks.source import LoadedNetwork
 from isvit_lightning.processes import rank, world_size
 from isvit_lightning.results import Results, console, count_codes, float_size
@@ -76,7 +77,7 @@ class Runner:
             resume: go on with an interrupted run of the directory, if there is one.
         """
         loaded = self._load_network()
-        require_space(self.model.caches, loaded.model, self.data)
+        require_space(self.model.caches, open_float(loaded.model, self.model.method.reconstruct), self.data)
         images = self.data.calibration_tensor(self.model.caches.empty_images)
         listing = self.data.calibration_list()
         self._require_one_each("calibration", len(images))

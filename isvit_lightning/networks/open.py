@@ -5,21 +5,25 @@ import copy
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method
+from isvit_lightning.method import Bits, Method, Reconstructed
 from isvit_lightning.networks.adapter import HasMoreThanUnits, adapter_for
 from isvit_lightning.networks.factory import QuantizerFactory
-from isvit_lightning.networks.opened import OpenedNetwork
+from isvit_lightning.networks.opened import OpenedNetwork, Unit
 from isvit_lightning.quantizers import Quantizer, Role
 
 
-def open_float(model: nn.Module) -> OpenedNetwork:
+def open_float(model: nn.Module, reconstruct: Reconstructed = "backbone") -> OpenedNetwork:
     """Units of ``model`` as it is, in evaluation mode and without gradients.
+
+    Args:
+        model: float network.
+        reconstruct: whether neck and heads of a detector are among the units.
 
     Raises:
         IsvitError: the architecture, or a part of it, is not supported.
     """
     model.eval().requires_grad_(False)
-    return OpenedNetwork(model, adapter_for(model).units())
+    return OpenedNetwork(model, _chosen(adapter_for(model).units(), reconstruct))
 
 
 def open_quantized(model: nn.Module, bits: Bits, method: Method, deployed: bool = False) -> OpenedNetwork:
@@ -39,7 +43,11 @@ def open_quantized(model: nn.Module, bits: Bits, method: Method, deployed: bool 
     adapter.insert(QuantizerFactory(bits, method, deployed))
     model.eval()
     run = adapter.run if isinstance(adapter, HasMoreThanUnits) else None
-    return OpenedNetwork(model, adapter.units(), adapter.pairs(), run)
+    return OpenedNetwork(model, _chosen(adapter.units(), method.reconstruct), adapter.pairs(), run)
+
+
+def _chosen(units: tuple[Unit, ...], reconstruct: Reconstructed) -> tuple[Unit, ...]:
+    return tuple(unit for unit in units if unit.source is None or reconstruct == "all")
 
 
 def quantizers(module: nn.Module) -> dict[str, Quantizer]:

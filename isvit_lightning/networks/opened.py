@@ -18,11 +18,16 @@ class Unit:
         module: the part itself; it maps one tensor to one tensor.
         enter: maps the previous unit's output (the image, for the first unit) to this unit's input. It holds what lies
             between two units: position embedding, final norm, pooling.
+        source: maps the float network and images ``(batch, 3, height, width)`` to this unit's input, where it does not
+            read the output of the unit before it, as neck and heads of a detector. None for the units of a backbone.
+        mixed: whether channels of its output are different quantities, such as scores and shifts of boxes.
     """
 
     name: str
     module: nn.Module
     enter: Callable[[torch.Tensor], torch.Tensor]
+    source: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None
+    mixed: bool = False
 
 
 @dataclass(frozen=True)

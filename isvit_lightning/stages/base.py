@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule
@@ -201,6 +202,10 @@ class UnitStage(LightningModule):
         """Move the carried activations from unit ``index - 1`` to ``index``."""
         target, unit, caches = self.target.units[index], self.quantized.units[index], self.schedule.caches
         images = self.images[self._rank :: self._processes]
+        if unit.source is not None and target.source is not None:
+            in_float, in_quantized = (partial(each, self.target.model) for each in (target.source, unit.source))
+            self._enter_from_images(target, in_float, in_quantized, images)
+            return
         # What the last unit read from the float network is let go first, so that no more than three caches ever exist.
         self.float_inputs = self.targets if index else images
         if self.reads_quantized:
@@ -214,6 +219,21 @@ class UnitStage(LightningModule):
         self.float_inputs = self.targets = _enter(target, self.float_inputs, self.device, caches)
         if not self.reads_quantized:
             self.inputs = self.float_inputs
+        self.targets = run_in_chunks(target.module, self.float_inputs, self.device, caches)
+
+    def _enter_from_images(
+        self,
+        target: Unit,
+        in_float: Callable[[torch.Tensor], torch.Tensor],
+        in_quantized: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+    ) -> None:
+        """Enter a unit that does not read the one before it; ``in_…`` compute its inputs in either network."""
+        caches = self.schedule.caches
+        self.inputs = self.float_inputs = self.targets = images[:0]
+        self.inputs = self.float_inputs = run_in_chunks(in_float, images, self.device, caches)
+        if self.reads_quantized:
+            self.inputs = run_in_chunks(in_quantized, images, self.device, caches)
         self.targets = run_in_chunks(target.module, self.float_inputs, self.device, caches)
 
     def teardown(self, stage: str) -> None:

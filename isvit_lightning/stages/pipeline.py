@@ -78,7 +78,7 @@ def _run_stages(
     """Stage 1 is not even loaded where stage 2 is finished and nobody asks for its network."""
     method = calibration.method
     quantized = open_quantized(calibration.model, calibration.bits, method)
-    target = open_float(calibration.model)
+    target = open_float(calibration.model, method.reconstruct)
     folded = checkpoints.read(FOLDED) if checkpoints is not None and method.reparameterize else None
     if folded is None or after_stage1 is not None:
         _tune_activations(calibration, quantized, target, fit)

@@ -67,6 +67,26 @@ def token_variance(targets: torch.Tensor, module: nn.Module) -> torch.Tensor | N
     return targets.var(dim=-1, keepdim=True) + torch.finfo(targets.dtype).eps
 
 
+def channel_variance(targets: torch.Tensor, device: torch.device, processes: int = 1) -> torch.Tensor:
+    """Variance ``(channels,)`` of each channel of ``targets (images, tokens, channels)`` over images and tokens.
+
+    Args:
+        targets: those of this process.
+        device: of the process.
+        processes: how many processes hold a share of them.
+    """
+    sums = torch.zeros(3, targets.shape[-1], dtype=torch.float64)
+    for some in torch.split(targets, 16):
+        values = some.double().flatten(0, -2).cpu()
+        sums += torch.stack([torch.full_like(values[0], len(values)), values.sum(dim=0), values.square().sum(dim=0)])
+    if processes > 1:
+        sums = sums.to(device)
+        sum_over_processes(sums)
+    count, total, squares = sums.cpu()
+    variance = squares / count - (total / count).square()
+    return (variance.clamp_min(0).float() + torch.finfo(torch.float32).eps).to(device)
+
+
 class TuningStage(UnitStage):
     """Adam with a cosine on each unit's weights, a fresh optimizer per unit (method page, section 3.4).
 
@@ -128,6 +148,9 @@ class TuningStage(UnitStage):
                 tensor.requires_grad_(True)
             optimizer.add_param_group({"params": tensors, "lr": rate})
         self._best = BestState(self._tuned())
+        self._channel_variance: torch.Tensor | None = None
+        if self.unit.mixed and self.tuning.loss == "normalized":
+            self._channel_variance = channel_variance(self.targets, self.device, self._processes)
         self._gradients: list[FlatGradients] = []
         # Draws depend on seed, stage and unit alone, so that neither resuming nor the order of work changes them.
         unit = self.plan[self.current_epoch]
@@ -264,5 +287,7 @@ class TuningStage(UnitStage):
             inputs = torch.where(from_float, computable(self.float_inputs[chosen]), inputs)
         output = self.unit.module(inputs.to(self.device))
         target = computable(self.targets[chosen]).to(self.device)
-        variance = token_variance(target, self.unit.module) if self.tuning.loss == "normalized" else None
+        variance = self._channel_variance
+        if self.tuning.loss == "normalized" and variance is None:
+            variance = token_variance(target, self.unit.module)
         return reconstruction_loss(output, target, variance)

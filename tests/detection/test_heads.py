@@ -1,0 +1,148 @@
+"""Neck and heads as units: the same numbers as in the detector, and the boxes that the float detector finds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from detection.runtime import import_mmdet
+from isvit_lightning.method import Bits, Method, Tuning
+from isvit_lightning.networks import Unit, open_float, open_quantized, switch
+from isvit_lightning.stages import Schedule, WeightStage
+from tests.detection.detectors import build, cascade_config, mask_rcnn_config
+from tests.stages.fitting import changed, run, snapshot
+
+pytest.importorskip("mmdet")
+import_mmdet()
+
+from mmdet.structures.bbox import bbox2roi  # noqa: E402 - needs mmdet's operators
+
+from detection.heads import BOXES, MASKS, data_samples, pack, unpack  # noqa: E402
+from detection.network import DetectorAdapter  # noqa: E402
+
+Make = Callable[[], dict[str, Any]]
+MAKE = pytest.mark.parametrize("make", [mask_rcnn_config, cascade_config])
+ALL = Method(reconstruct="all")
+HEADS = {
+    mask_rcnn_config: ["neck", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head"],
+    cascade_config: [
+        "neck",
+        "rpn_head",
+        *(f"roi_head.{kind}_head.{stage}" for kind in ("bbox", "mask") for stage in (0, 1)),
+    ],
+}
+
+
+def images(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+def heads(model: nn.Module) -> dict[str, Unit]:
+    return {unit.name: unit for unit in DetectorAdapter(model).units() if unit.source is not None}
+
+
+@torch.no_grad()
+def inputs(unit: Unit, target: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    assert unit.source is not None
+    return unit.source(target, batch)
+
+
+def test_maps_of_several_sizes_are_packed_and_unpacked() -> None:
+    maps = [torch.randn(3, 4, 6, 5), torch.randn(3, 8, 3, 2), torch.randn(3, 1, 1, 1)]
+    packed = pack(maps)
+    assert packed.shape[0] == 3
+    for before, after in zip(maps, unpack(packed), strict=True):
+        assert torch.equal(before, after)
+    for before, after in zip(maps, unpack(packed[1:2]), strict=True):
+        assert torch.equal(before[1:2], after)
+
+
+@MAKE
+def test_heads_are_units_only_if_asked_for(make: Make) -> None:
+    model = build(make())
+    assert list(heads(model)) == HEADS[make]
+    assert [unit.name for unit in open_float(model).units] == [
+        unit.name for unit in open_float(model, "all").units if unit.source is None
+    ]
+    asked, unasked = (open_quantized(model, Bits(), method) for method in (ALL, Method()))
+    assert [unit.name for unit in asked.units] == [*(unit.name for unit in unasked.units), *HEADS[make]]
+
+
+@torch.no_grad()
+@MAKE
+def test_units_compute_what_the_detector_does(make: Make) -> None:
+    model: Any = build(make())
+    batch, units = images(), heads(model)
+    pyramid = model.extract_feat(batch)
+    tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid], dim=1)
+    assert torch.equal(units["neck"].module(inputs(units["neck"], model, batch)), tokens)
+    scores, deltas = model.rpn_head(pyramid)
+    found = units["rpn_head"].module(inputs(units["rpn_head"], model, batch))
+    assert torch.equal(found[..., 0], torch.cat([level.flatten(1) for level in scores], dim=1))
+    assert torch.equal(found[..., 1:], torch.cat([level.flatten(2).transpose(1, 2) for level in deltas], dim=1))
+
+
+@torch.no_grad()
+def test_box_heads_of_a_cascade_read_the_boxes_of_the_stage_before() -> None:
+    model: Any = build(cascade_config())
+    batch, units = images(), heads(model)
+    pyramid = model.extract_feat(batch)
+    proposals = [found.bboxes for found in model.rpn_head.predict(pyramid, data_samples(batch), rescale=False)]
+    repeated = [boxes[torch.arange(BOXES) % len(boxes)] for boxes in proposals]
+    metas = [sample.metainfo for sample in data_samples(batch)]
+    rois, _, _ = model.roi_head._refine_roi(pyramid, bbox2roi(repeated), metas, [BOXES] * len(batch))
+    extractor = model.roi_head.bbox_roi_extractor[1]
+    expected = extractor(pyramid[: extractor.num_inputs], torch.cat(rois))
+    got = inputs(units["roi_head.bbox_head.1"], model, batch)
+    assert got.shape[:2] == (2, BOXES)
+    assert torch.allclose(got.flatten(0, 1), expected, atol=1e-6)
+
+
+@torch.no_grad()
+@MAKE
+def test_float_and_quantized_look_at_the_same_boxes(make: Make) -> None:
+    model = build(make())
+    opened = open_quantized(model, Bits(), ALL)
+    switch(opened.model, weights=False, activations=False)
+    for quantized, unit in zip(opened.units[-len(HEADS[make]) :], heads(model).values(), strict=True):
+        assert quantized.name == unit.name
+        assert torch.allclose(inputs(quantized, model, images()), inputs(unit, model, images()), atol=1e-6)
+    for parameter in opened.model.parameters():
+        parameter.mul_(0.5)  # another network, but the boxes of the first
+    box = next(unit for unit in opened.units if unit.name.startswith("roi_head.mask_head"))
+    assert inputs(box, model, images()).shape[:2] == (2, MASKS)
+
+
+@torch.no_grad()
+def test_without_any_proposal_the_whole_image_is_looked_at() -> None:
+    config = mask_rcnn_config()
+    config["test_cfg"]["rpn"]["min_bbox_size"] = 10_000
+    model: Any = build(config)
+    unit = heads(model)["roi_head.bbox_head"]
+    found = inputs(unit, model, images())
+    assert found.shape[:2] == (2, BOXES)
+    assert torch.equal(found, found[:, :1].expand_as(found))
+
+
+@MAKE
+def test_heads_are_tuned_towards_the_float_ones(make: Make) -> None:
+    model = build(make())
+    opened = open_quantized(model, Bits(3, 8), ALL)
+    tuning = Method(reconstruct="all", stage3=Tuning(inputs="quantized", learning_rate=5e-4))
+    stage = WeightStage(opened, open_float(model, "all"), images(4), Schedule(iterations=40, batch_size=4), tuning)
+    stage.plan = [index for index in stage.plan if opened.units[index].source is not None]
+    before = snapshot(opened.model)
+    losses: dict[str, tuple[float, float]] = {}
+
+    class Losses(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            losses[stage.unit.name] = (float(stage.first_loss), float(stage.last_loss))
+
+    run(stage, Losses())
+    assert list(losses) == HEADS[make]
+    assert all(last < first for first, last in losses.values()), losses
+    touched = {name.split(".")[0] for name in changed(before, snapshot(opened.model)) if name.endswith("weight")}
+    assert touched == {"neck", "rpn_head", "roi_head"}
