@@ -26,6 +26,7 @@ from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.networks import build_network
+from isvit_lightning.heap import keep_one_heap
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import calibrate_activations, open_float, open_quantized, switch
 from isvit_lightning.networks.source import NetworkSource
@@ -167,4 +168,5 @@ def time_calibration(iterations: int = 20, images: int = 128) -> speed.Row:
 
 if __name__ == "__main__":
     speed.quiet()
+    keep_one_heap()
     speed.finish("steps", [*map(time_unit, kinds()), time_calibration()], sys.argv[1:])

@@ -24,6 +24,7 @@ from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.faults import sentences
+from isvit_lightning.heap import keep_one_heap
 from isvit_lightning.inspection import inspect
 from isvit_lightning.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.results import console
@@ -32,7 +33,6 @@ from isvit_lightning.strategy import UnitStrategy, alone, require_supported, sta
 from isvit_lightning.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
-_CACHE_BYTES = 2**24
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
     first = is_first_process()
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
     _quieten()
-    _keep_one_heap()
+    keep_one_heap()
     if not first:
         logging.getLogger(progress.__name__).setLevel(logging.INFO)
         _end_with_parent()
@@ -345,20 +345,6 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _keep_one_heap() -> None:
-    """Save memory on Linux, where glibc's heaps grow and hardly shrink.
-
-    The thread of the backward pass would get a heap of its own. Caches, the blocks above the second limit, go back to
-    the system when they are freed; glibc raises that limit by itself until even they stay in the heap.
-    """
-    if sys.platform == "linux":
-        arena_max, mmap_threshold = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-        if set_option is not None:
-            set_option(arena_max, 1)
-            set_option(mmap_threshold, _CACHE_BYTES)
 
 
 def _quieten() -> None:

@@ -28,7 +28,7 @@ class _SulqFunction(torch.autograd.Function):
         step: torch.Tensor,
         n_codes: int,
     ) -> torch.Tensor:
-        codes = torch.log2(tensor + eta).sub_(offset).div_(step).round_()
+        codes = torch.add(tensor, eta).log2_().sub_(offset).div_(step).round_()
         shifted = codes.clamp(0, n_codes - 1).mul_(step).add_(offset).round_().exp2_()
         ctx.save_for_backward(tensor, codes, shifted, eta)
         ctx.n_codes = n_codes
@@ -37,7 +37,8 @@ class _SulqFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         tensor, codes, shifted, eta = ctx.saved_tensors
-        slope = torch.add(tensor, eta).reciprocal_().mul_(shifted).mul_(grads[0])
+        slope = torch.add(tensor, eta)
+        slope = torch.div(shifted, slope, out=slope).mul_(grads[0])
         # hardtanh's gradient keeps `slope` strictly between its bounds: the fused form of a mask.
         return torch.ops.aten.hardtanh_backward(slope, codes, -0.5, ctx.n_codes - 0.5), None, None, None, None
 

@@ -272,10 +272,11 @@ class TuningStage(UnitStage):
         """Where ``count`` images read the float network, ``(count, …)``; None where inputs are not mixed."""
         if self.tuning.inputs != "mixed":
             return None
-        mixture = torch.empty((count, *self.inputs.shape[1:]), dtype=torch.bool)
-        for rows in torch.split(mixture, 16):  # the random numbers take four times the memory of what is kept
-            rows.copy_(torch.rand(rows.shape, generator=self._generator) < 0.5)
-        return mixture
+        shape = (count, *self.inputs.shape[1:])
+        # Eight choices in a random byte: a random number for each would take more time than some units do.
+        drawn = torch.empty(math.ceil(math.prod(shape) / 8), 1, dtype=torch.uint8).random_(generator=self._generator)
+        choices = drawn.bitwise_and(2 ** torch.arange(8, dtype=torch.uint8)).bool()
+        return choices.view(-1)[: math.prod(shape)].view(shape)
 
     def _tuned(self) -> list[torch.Tensor]:
         return [tensor for group in self._optimizer().param_groups for tensor in group["params"]]
