@@ -1,7 +1,7 @@
 """Adapter for mmdet's two-stage detectors. Imports mmdet: import this module by way of ``detection.runtime``."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from mmcv.cnn import ConvModule
@@ -116,7 +116,7 @@ def quantize_layers(root: nn.Module, factory: QuantizerFactory, role: Role, path
     """
     for name, module in list(root.named_modules()):
         if isinstance(module, ConvModule):
-            module.turn_on_efficient_conv_bn_eval(False)  # it would go past the quantizers
+            cast("Any", module).turn_on_efficient_conv_bn_eval(False)  # it would go past the quantizers
         parent, _, leaf = name.rpartition(".")
         if type(module) in _LINEAR:
             setattr(root.get_submodule(parent), leaf, factory.linear(module, role))
