@@ -67,6 +67,7 @@ class Detection:
         ("mask_ap", "mask AP %"),
         ("mask_ap50", "mask AP50 %"),
     )
+    packages = ("mmdet", "mmcv", "mmcv-lite", "mmengine", "pycocotools")
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized detector of a run directory, built from its description alone.
