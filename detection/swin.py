@@ -110,7 +110,8 @@ class SwinBackbone:
     """
 
     def __init__(self, model: SwinTransformer, path: str = "backbone") -> None:
-        self.model, self.path = model, path
+        self.model: Any = model  # mmdet does not tell types that hold for its layers
+        self.path = path
         self._reparameterize_reductions = False
         expect_type(model.patch_embed, f"{path}.patch_embed", PatchEmbed)
         if model.use_abs_pos_embed:
@@ -202,7 +203,8 @@ def _merge(merging: PatchMerging, x: torch.Tensor) -> torch.Tensor:
     maps = x.permute(0, 3, 1, 2)
     maps = merging.adap_padding(maps) if merging.adap_padding else maps
     merged = merging.sampler(maps).transpose(1, 2)
-    rows, columns = (length // step for length, step in zip(maps.shape[2:], merging.sampler.stride, strict=True))
+    steps = cast("tuple[int, ...]", merging.sampler.stride)
+    rows, columns = (length // step for length, step in zip(maps.shape[2:], steps, strict=True))
     return merging.norm(merged).unflatten(1, (rows, columns))
 
 
