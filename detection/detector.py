@@ -20,13 +20,13 @@ _BITS, _METHOD, _CACHES = Bits(), Method(range_images=4), Caches()
 
 
 class Detector(LightningModule):
-    """A detector and how it is to be quantized: all of it, while only its backbone is tuned.
+    """A detector and how it is to be quantized: all of it, while its backbone is tuned, or neck and heads too.
 
     Args:
         network: where the float detector comes from.
         bits: widths of the codes.
         method: what is quantized how, and what is tuned how.
-        iterations: optimizer steps per unit of the backbone and stage.
+        iterations: optimizer steps per unit and stage.
         batch_size: calibration images per step.
         micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU and the whole batch elsewhere.
@@ -67,6 +67,7 @@ class Detection:
         ("mask_ap", "mask AP %"),
         ("mask_ap50", "mask AP50 %"),
     )
+    packages = ("mmdet", "mmcv", "mmcv-lite", "mmengine", "pycocotools")
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized detector of a run directory, built from its description alone.

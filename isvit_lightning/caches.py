@@ -1,4 +1,4 @@
-"""Where the inputs and targets of a unit are kept while it is tuned."""
+"""Where the inputs and targets of a unit are kept while it is tuned, or that they are not."""
 
 import os
 import shutil
@@ -20,16 +20,21 @@ class Caches:
     """Where the inputs and targets of a unit are kept while it is tuned.
 
     Args:
-        where: memory, or disk: files that are mapped into memory and vanish with the run.
-        precision: float32, or float16 for half the need; a unit computes in float32 either way.
+        where: memory; disk: files that are mapped into memory and vanish with the run; or recompute: nothing is kept
+            but the images, and each step runs its images through all units before its own, up to three times (inputs
+            in float and quantized form, targets). A network of n units then takes about n times as long to tune, and
+            its result differs by rounding error.
+        precision: float32, or float16 for half the need; a unit computes in float32 either way. What is recomputed is
+            float32.
         directory: folder of the files; none takes the system's folder for temporary files, which may lie in memory.
-        chunk: images that pass a network at once while caches are filled.
+            Where caches are recomputed, the images go to files only if it is given.
+        chunk: images that pass a network at once while caches are filled or recomputed.
 
     Raises:
         IsvitError: chunk below 1.
     """
 
-    where: Literal["memory", "disk"] = "memory"
+    where: Literal["memory", "disk", "recompute"] = "memory"
     precision: Literal["float32", "float16"] = "float32"
     directory: str | None = None
     chunk: int = 32
@@ -39,8 +44,15 @@ class Caches:
             raise IsvitError(f"model.caches.chunk is {self.chunk}, expected at least 1: change it there.")
 
     @property
+    def uses_files(self) -> bool:
+        """Whether the images, and caches where they are kept, go to files."""
+        return self.where == "disk" or (self.where == "recompute" and self.directory is not None)
+
+    @property
     def bytes_per_value(self) -> int:
-        """Bytes of one cached number."""
+        """Bytes of one cached number; none where nothing is kept."""
+        if self.where == "recompute":
+            return 0
         return 2 if self.precision == "float16" else 4
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -58,7 +70,7 @@ class Caches:
         Raises:
             IsvitError: the disk has no room for them.
         """
-        return torch.empty(shape) if self.where == "memory" else self._mapped(shape, torch.float32)
+        return self._mapped(shape, torch.float32) if self.uses_files else torch.empty(shape)
 
     def require_space(self, need: int) -> None:
         """Refuse to begin what the disk cannot hold.
@@ -67,10 +79,10 @@ class Caches:
             need: bytes.
 
         Raises:
-            IsvitError: caches go to a disk with less than ``need`` bytes free.
+            IsvitError: files go to a disk with less than ``need`` bytes free.
         """
         free = shutil.disk_usage(self._folder()).free
-        if self.where == "disk" and need > free:
+        if self.uses_files and need > free:
             raise IsvitError(_too_small(self._folder(), need, free))
 
     def _folder(self) -> Path:

@@ -63,6 +63,7 @@ class Classification:
     """Networks that name the class of an image, measured by accuracy."""
 
     columns = (("top1", "top-1 %"), ("top5", "top-5 %"))
+    packages: tuple[str, ...] = ()
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized network of a run directory.

@@ -52,18 +52,18 @@ def require_space(caches: Caches, network: OpenedNetwork, data: CalibrationDataM
     Raises:
         IsvitError: the disk is too small.
     """
-    if caches.where == "disk":
+    if caches.uses_files:
         images, units = needs(cache_values(network, data.input_size), data, caches)
         caches.require_space(images + units)
 
 
 def needs(values: Mapping[str, tuple[int, int]], data: CalibrationDataModule, caches: Caches) -> tuple[int, int]:
-    """Bytes of the calibration images, and the largest ones of the caches.
+    """Bytes of the calibration images, and the largest ones of the caches; none of these where they are recomputed.
 
     Args:
         values: what :func:`cache_values` gives.
         data: number and size of the images.
-        caches: precision.
+        caches: where they go, and their precision.
     """
     count = data.calibration_images
     return prod(data.input_size) * _BYTES_PER_IMAGE_VALUE * count, peak_values(values) * caches.bytes_per_value * count
@@ -90,10 +90,13 @@ def _units(
     network: OpenedNetwork, values: dict[str, tuple[int, int]], data: CalibrationDataModule, caches: Caches
 ) -> Table:
     images, need = needs(values, data, caches)
-    where = f"on disk in {caches.precision}" if caches.where == "disk" else f"in memory in {caches.precision}"
+    where = {
+        "memory": f"up to {need / 1e6:.0f} MB in memory in {caches.precision}",
+        "disk": f"up to {need / 1e6:.0f} MB on disk in {caches.precision}",
+        "recompute": "0 MB, recomputed in each step",
+    }[caches.where]
     table = Table(
-        title=f"{len(network.units)} units; {data.calibration_images} images take {images / 1e6:.0f} MB, caches up to "
-        f"{need / 1e6:.0f} MB {where}"
+        title=f"{len(network.units)} units; {data.calibration_images} images take {images / 1e6:.0f} MB, caches {where}"
     )
     for column in ("unit", "weights", "input MB", "output MB"):
         table.add_column(column, justify="left" if column == "unit" else "right")

@@ -50,6 +50,7 @@ class Results:
         rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
         columns: metrics in the table, each with its title.
+        packages: those that decide the result of this kind of network, beside the ones of every run.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Results:
     rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     columns: tuple[tuple[str, str], ...] = (("top1", "top-1 %"), ("top5", "top-5 %"))
+    packages: tuple[str, ...] = ()
 
     def write(self) -> None:
         """Write the file, atomically; with several processes, the first one does."""
@@ -98,7 +100,7 @@ class Results:
             "rolled_back": self.rolled_back,
             "peak_memory_bytes": self.peak_memory_bytes,
             "size_bytes": self.size_bytes,
-            "versions": versions(),
+            "versions": versions(self.packages),
         }
 
     def table(self) -> Table:
@@ -161,9 +163,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
+def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result.
+
+    Args:
+        packages: distributions beside those of every run.
+    """
+    return {"python": platform.python_version()} | {name: _version(name) for name in (*_PACKAGES, *packages)}
 
 
 def _version(package: str) -> str:

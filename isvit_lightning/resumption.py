@@ -53,7 +53,12 @@ def fingerprint(
             "iterations": model.iterations,
             "batch_size": model.batch_size,
             "micro_batch": model.micro_batch,
-            "caches": {"precision": model.caches.precision, "chunk": model.caches.chunk},
+            "caches": {
+                # Memory and disk hold the same bits; what is recomputed is rounded otherwise.
+                "where": "recompute" if model.caches.where == "recompute" else "memory or disk",
+                "precision": model.caches.precision,
+                "chunk": model.caches.chunk,
+            },
         },
         "calibration images": {"number": len(images.names), "sha256": images.sha256},
         "seed_everything": seed,

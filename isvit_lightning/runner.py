@@ -222,6 +222,7 @@ class Runner:
             self.seed,
             self.model.iterations,
             columns=self.model.task.columns,
+            packages=self.model.task.packages,
         )
 
     def _baselines(self, results: Results, calibration: Calibration) -> None:

@@ -17,6 +17,8 @@ class Task(Protocol):
 
     columns: tuple[tuple[str, str], ...]
     """Names of the metrics, each with its title in the table; the first two are the most important."""
+    packages: tuple[str, ...]
+    """Distributions whose versions results tell, beside those of every run."""
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized network of a run directory."""

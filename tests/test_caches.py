@@ -43,6 +43,17 @@ def test_too_small_a_disk_is_refused_with_the_numbers(tmp_path: Path, monkeypatc
     Caches(directory=str(tmp_path)).require_space(3_100_000_000)  # memory is not asked
 
 
+def test_nothing_is_held_that_is_recomputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images go to files where a folder is named, and to memory otherwise."""
+    named = Caches(where="recompute", directory=str(tmp_path))
+    assert named.bytes_per_value == Caches(where="recompute").bytes_per_value == 0
+    assert named.empty_images(2, 3, 4, 5).shape == Caches(where="recompute").empty_images(2, 3, 4, 5).shape
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    Caches(where="recompute").require_space(11)
+    with pytest.raises(IsvitError, match="GB free"):
+        named.require_space(11)
+
+
 def test_a_disk_that_fills_up_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -91,9 +91,17 @@ def test_a_disk_is_asked_for_images_and_caches(tmp_path: Path, monkeypatch: pyte
     assert need == 100 * (4 * 3 * 32 * 32 + 2 * peak_values(cache_values(open_float(network), (3, 32, 32))))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=need - 1))
     with pytest.raises(IsvitError, match="expected room for them"):
-        require_space(caches, network, data)
+        require_space(caches, open_float(network), data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=need))
-    require_space(caches, network, data)
+    require_space(caches, open_float(network), data)
+
+
+def test_recomputed_caches_need_nothing() -> None:
+    model = Classifier(NetworkSource("vit_digits"))
+    model.caches = Caches(where="recompute")
+    units = next(inspect(model, DigitsDataModule(calibration_images=100)))
+    assert str(units.title) == "6 units; 100 images take 1 MB, caches 0 MB, recomputed in each step"
+    assert set(column(units, "input MB")) == {"0.0"}
 
 
 def test_layers_that_stay_float_are_listed() -> None:

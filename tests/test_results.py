@@ -85,6 +85,7 @@ def test_versions_name_what_decides_a_result() -> None:
     found = versions()
     assert {"python", "torch", "lightning", "timm", "torchmetrics", "isvit-lightning"} == found.keys()
     assert found["torch"][0].isdigit()
+    assert versions(("nonsense-of-no-index",))["nonsense-of-no-index"] == "not installed"
 
 
 def test_memory_is_at_least_that_of_this_process() -> None:

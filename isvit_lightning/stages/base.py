@@ -2,18 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule
 
 from isvit_lightning.caches import Caches, computable
-from isvit_lightning.errors import IsvitError
-from isvit_lightning.faults import is_out_of_memory
 from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
 from isvit_lightning.processes import gather_rows
+from isvit_lightning.stages.passes import Rows, run_in_chunks
 
 _IN_MEMORY = Caches()
 
@@ -38,52 +37,12 @@ class Schedule:
     caches: Caches = _IN_MEMORY
 
 
-@torch.no_grad()
-def run_in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    inputs: torch.Tensor,
-    device: torch.device,
-    caches: Caches = _IN_MEMORY,
-) -> torch.Tensor:
-    """``function`` over the first axis of ``inputs``, a few rows at a time; the result is kept as ``caches`` say.
-
-    Where memory runs out, half as many rows are taken.
-
-    Raises:
-        IsvitError: a value is too large for the precision of the caches.
-    """
-    try:
-        return _run_in_chunks(function, inputs, device, caches)
-    except RuntimeError as error:
-        if caches.chunk == 1 or not is_out_of_memory(error):
-            raise
-    return run_in_chunks(function, inputs, device, replace(caches, chunk=caches.chunk // 2))
-
-
-def _run_in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, caches: Caches
-) -> torch.Tensor:
-    size = caches.chunk
-    first = function(computable(inputs[:size]).to(device)).to(inputs.device)
-    outputs = caches.empty((len(inputs), *first.shape[1:]), first)
-    outputs[:size] = first
-    for start in range(size, len(inputs), size):
-        outputs[start : start + size] = function(computable(inputs[start : start + size]).to(device))
-    parts = (outputs[start : start + size] for start in range(0, len(outputs), size))
-    if outputs.dtype is torch.float16 and not all(bool(part.isfinite().all()) for part in parts):
-        raise IsvitError(
-            "An activation is larger than float16 can hold, expected values below 65504: set model.caches.precision to "
-            "float32."
-        )
-    return outputs
-
-
 class UnitStage(LightningModule):
     """Walks the units of a network inside one ``fit`` of ``epochs`` epochs.
 
     The outputs of the finished units are carried forward: entering a unit runs each network's part once over all
-    images, and nothing is run from the image again. With several processes, a stage that ``shards_images`` carries
-    image ``i`` in the process ``i % processes`` alone.
+    images, and nothing is run from the image again, unless caches are to be recomputed. With several processes, a stage
+    that ``shards_images`` carries image ``i`` in the process ``i % processes`` alone.
 
     Args:
         quantized: network that the stage changes.
@@ -121,9 +80,9 @@ class UnitStage(LightningModule):
         self.visited = [index for index, unit in enumerate(quantized.units) if self.visits(unit)]
         self.plan = list(self.visited)
         self.ranges_chosen = False
-        self.inputs = images
-        self.targets = images
-        self.float_inputs = images
+        self.inputs: Rows = images
+        self.targets: Rows = images
+        self.float_inputs: Rows = images
         self._walked = 0
         self._rank, self._processes = 0, 1
 
@@ -196,7 +155,8 @@ class UnitStage(LightningModule):
 
     def sample(self, count: int) -> torch.Tensor:
         """What the current unit reads of the first ``count`` images, ``(count, …)``, whichever process carries them."""
-        return gather_rows(self.inputs, count) if self._processes > 1 else self.inputs[:count]
+        mine = self.inputs[: -(-count // self._processes)]
+        return gather_rows(mine, count) if self._processes > 1 else mine
 
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""
@@ -209,7 +169,7 @@ class UnitStage(LightningModule):
         # What the last unit read from the float network is let go first, so that no more than three caches ever exist.
         self.float_inputs = self.targets if index else images
         if self.reads_quantized:
-            outputs = images
+            outputs: Rows = images
             if index:
                 outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device, caches)
             self.inputs = _enter(unit, outputs, self.device, caches)
@@ -241,7 +201,7 @@ class UnitStage(LightningModule):
         self.inputs = self.targets = self.float_inputs = self.images[:0]
 
 
-def _enter(unit: Unit, previous: torch.Tensor, device: torch.device, caches: Caches) -> torch.Tensor:
+def _enter(unit: Unit, previous: Rows, device: torch.device, caches: Caches) -> Rows:
     """Inputs of ``unit``; the same tensor where nothing lies between the units."""
     probe = computable(previous[:1]).to(device)
     with torch.no_grad():

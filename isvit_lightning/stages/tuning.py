@@ -16,6 +16,7 @@ from isvit_lightning.stages.base import Schedule, UnitStage
 from isvit_lightning.stages.draw import draw_batch
 from isvit_lightning.stages.gradients import FlatGradients
 from isvit_lightning.stages.halving import MicroBatch
+from isvit_lightning.stages.passes import Rows
 from isvit_lightning.stages.rollback import CHECKS, BestState
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def token_variance(targets: torch.Tensor, module: nn.Module) -> torch.Tensor | N
     return targets.var(dim=-1, keepdim=True) + torch.finfo(targets.dtype).eps
 
 
-def channel_variance(targets: torch.Tensor, device: torch.device, processes: int = 1) -> torch.Tensor:
+def channel_variance(targets: Rows, device: torch.device, processes: int = 1) -> torch.Tensor:
     """Variance ``(channels,)`` of each channel of ``targets (images, tokens, channels)`` over images and tokens.
 
     Args:
@@ -76,8 +77,8 @@ def channel_variance(targets: torch.Tensor, device: torch.device, processes: int
         processes: how many processes hold a share of them.
     """
     sums = torch.zeros(3, targets.shape[-1], dtype=torch.float64)
-    for some in torch.split(targets, 16):
-        values = some.double().flatten(0, -2).cpu()
+    for start in range(0, len(targets), 16):
+        values = targets[start : start + 16].double().flatten(0, -2).cpu()
         sums += torch.stack([torch.full_like(values[0], len(values)), values.sum(dim=0), values.square().sum(dim=0)])
     if processes > 1:
         sums = sums.to(device)

@@ -73,10 +73,41 @@ def test_the_imagenet_network_leads_the_table(reference: ModuleType, tmp_path: P
     assert [row.split("|")[1].strip() for row in rows] == ["z_imagenet", "a_cifar10"]
 
 
+def detector_results(mask_ap: float = 60.0) -> dict[str, Any]:
+    rows = {
+        name: {"box_ap": 70.0, "box_ap50": 90.0, "mask_ap": mask_ap, "mask_ap50": 80.0}
+        for name in ("float", "quantized")
+    }
+    return {**results(network="detector"), "metrics": rows}
+
+
+def test_a_detector_is_recorded_by_its_average_precisions(reference: ModuleType, tmp_path: Path) -> None:
+    reference.record(write(tmp_path / "run", detector_results()), "isvit fit")
+    (entry,) = reference.read()
+    assert entry["box_ap"] == {"float": 70.0, "quantized": 70.0}
+    assert entry["mask_ap"] == {"float": 60.0, "quantized": 60.0}
+    assert not {"top1", "box_ap50"} & entry.keys()
+    assert reference.differences(detector_results(), [entry]) == []
+    (worse,) = reference.differences(detector_results(60.5 + reference.AP_TOLERANCE), [entry])[1:]
+    assert worse.startswith("quantized: mask AP 62.0, reference 60.0")
+
+
+def test_classifiers_and_detectors_have_tables_of_their_own(reference: ModuleType, tmp_path: Path) -> None:
+    for content in (results(), detector_results()):
+        reference.record(write(tmp_path / "run", content), "isvit fit")
+    entries = reference.read()
+    (classifier,) = reference.table(reference.published(entries)).splitlines()[2:]
+    assert classifier == "| tiny | 3/3 | 100 | 80.00 | 70.00 |  | 70.00 | **70.00** |"
+    (detector,) = reference.table(reference.published(entries, "box_ap")).splitlines()[2:]
+    assert detector == "| detector | 3/3 | 100 | 70.00 / 60.00 |  |  |  | **70.00 / 60.00** |"
+
+
 def test_every_committed_entry_is_complete() -> None:
     import yaml
 
-    needed = {"network", "bits", "images", "iterations", "seed", "command", "date", "top1", "tolerance", "versions"}
+    needed = {"network", "bits", "images", "iterations", "seed", "command", "date", "tolerance", "versions"}
     for entry in yaml.safe_load((ROOT / "docs" / "reference.yaml").read_text()):
         assert needed <= set(entry)
-        assert entry["top1"]["float"] > entry["top1"]["quantized"] - entry["tolerance"]
+        metrics = [entry[metric] for metric in ("top1", "box_ap", "mask_ap") if metric in entry]
+        assert metrics
+        assert all(rows["float"] > rows["quantized"] - entry["tolerance"] for rows in metrics)

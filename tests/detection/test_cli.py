@@ -60,6 +60,9 @@ def test_results_carry_average_precision(run: Path) -> None:
     assert content["images"] == {"calibration": 3, "evaluation": 3}
     assert content["n_codes"] == {"weight": 16, "activation": 16, "attn_prob": 16}
     assert 0 < content["size_bytes"]["packed"] < content["size_bytes"]["float"]
+    assert content["versions"]["mmdet"].startswith("3.3")
+    # One of the two is there: mmcv has compiled operators, mmcv-lite has not.
+    assert {content["versions"][name] for name in ("mmcv", "mmcv-lite")} > {"not installed"}
 
 
 def test_test_gives_the_same_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from isvit_lightning.caches import Caches
-from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Method, Tuning
 from isvit_lightning.networks import open_float
 from isvit_lightning.networks.opened import OpenedNetwork
 from isvit_lightning.stages import ReparameterizationStage, Schedule
-from isvit_lightning.stages.base import UnitStage, run_in_chunks
+from isvit_lightning.stages.base import UnitStage
+from isvit_lightning.stages.passes import Recomputed
 from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
-from tests.stages.fitting import EachStep, counted, make_stage, run
+from tests.stages.fitting import EachStep, changed, counted, make_stage, run, snapshot
 
 Build = Callable[[], nn.Module]
 NETWORK = pytest.mark.parametrize(("build", "size"), [(tiny_vit, 16), (tiny_swin, 32)], ids=["vit", "swin"])
@@ -130,21 +130,6 @@ def test_networks_are_in_evaluation_mode_in_every_step(title: str) -> None:
     assert not any(modes)
 
 
-@pytest.mark.parametrize("size", [1, 4, 5, 9, 10, 11])
-def test_chunks_give_what_the_whole_gives(size: int) -> None:
-    inputs = torch.randn(10, 3)
-    lengths = []
-
-    def square(part: torch.Tensor) -> torch.Tensor:
-        lengths.append(len(part))
-        return part.square().unsqueeze(1)
-
-    outputs = run_in_chunks(square, inputs, torch.device("cpu"), Caches(chunk=size))
-    assert torch.equal(outputs, inputs.square().unsqueeze(1))
-    assert sum(lengths) == 10
-    assert max(lengths) <= size
-
-
 def test_caches_on_disk_change_no_bit_and_half_of_them_little(tmp_path: Path) -> None:
     weights = {}
     for name, caches in {
@@ -161,9 +146,33 @@ def test_caches_on_disk_change_no_bit_and_half_of_them_little(tmp_path: Path) ->
     assert float((weights["half"] - weights["memory"]).norm() / weights["memory"].norm()) < 1e-2
 
 
-def test_values_beyond_float16_are_refused() -> None:
-    with pytest.raises(IsvitError, match="larger than float16"):
-        run_in_chunks(lambda part: part * 1e6, torch.ones(3, 1), torch.device("cpu"), Caches(precision="float16"))
+@NETWORK
+@TITLE
+def test_what_is_recomputed_is_what_would_be_held(build: Build, size: int, title: str) -> None:
+    """To the last bit where images pass one by one in either way; nothing but the images is held."""
+    weights, losses = {}, {}
+    for where in ("memory", "recompute"):
+        torch.manual_seed(0)
+        schedule = Schedule(3, 2, micro_batch=1, caches=Caches(where=where, chunk=1))  # type: ignore[arg-type]
+        stage = make_stage(title, build(), image_batch(size, 4), schedule, Tuning(inputs="mixed"))
+        kinds: list[type] = []
+        run(stage, EachStep(lambda stage, _, kinds=kinds: kinds.append(type(stage.targets))))
+        assert set(kinds) == {Recomputed if where == "recompute" else torch.Tensor}
+        weights[where], losses[where] = snapshot(stage.network), stage.last_loss
+    assert changed(weights["memory"], weights["recompute"]) == set()
+    assert torch.equal(losses["memory"], losses["recompute"])
+
+
+def test_whole_batches_are_recomputed_up_to_rounding() -> None:
+    weights = {}
+    for where in ("memory", "recompute"):
+        torch.manual_seed(0)
+        schedule = Schedule(3, 4, caches=Caches(where=where))  # type: ignore[arg-type]
+        stage = make_stage("stage 3", tiny_vit(), image_batch(16, 8), schedule, Tuning(inputs="mixed"))
+        run(stage)
+        weights[where] = torch.cat([value.flatten() for value in stage.network.state_dict().values()])
+    change = (weights["recompute"] - weights["memory"]).norm() / weights["memory"].norm()
+    assert float(change) < 1e-3
 
 
 def test_epochs_are_units_and_steps_are_iterations() -> None:

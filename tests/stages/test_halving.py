@@ -10,8 +10,8 @@ from torch import nn
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Tuning
 from isvit_lightning.stages import Schedule, UnitStage
-from isvit_lightning.stages.base import run_in_chunks
 from isvit_lightning.stages.halving import MicroBatch
+from isvit_lightning.stages.passes import run_in_chunks
 from tests.helpers import image_batch, relative_change, tiny_vit
 from tests.stages.fitting import TUNED, changed, make_stage, run, snapshot
 
@@ -92,7 +92,7 @@ def test_chunks_are_halved_too(limit: int) -> None:
         sizes.append(len(part))
         return part.square()
 
-    assert torch.equal(run_in_chunks(square, inputs, CPU), inputs.square())
+    assert torch.equal(run_in_chunks(square, inputs, CPU)[:], inputs.square())
     assert max(sizes) <= limit
 
 

@@ -1,0 +1,123 @@
+"""A detector ends with the same bits if it is interrupted, in two processes, and with caches that are recomputed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from detection.runtime import import_mmdet
+from isvit_lightning.caches import Caches
+from isvit_lightning.callbacks import CalibrateQuantizers, SaveUnits
+from isvit_lightning.checkpoints import Checkpoints
+from isvit_lightning.method import Bits, Method, Reconstructed
+from isvit_lightning.processes import checksum, world_size
+from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
+from isvit_lightning.strategy import UnitStrategy
+from tests.detection.detectors import build, mask_rcnn_config
+from tests.several import in_processes
+
+pytest.importorskip("mmdet")
+
+SCHEDULE = Schedule(iterations=2, batch_size=4, micro_batch=2)
+BACKBONE = ["patch_embed.projection", "stages.0.blocks.0", "stages.0.blocks.1", "stages.0.downsample.reduction",
+            "stages.1.blocks.0", "stages.1.blocks.1"]  # fmt: skip
+HEADS = ["neck", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head"]
+UNITS = {"backbone": [f"backbone.{name}" for name in BACKBONE]}
+UNITS["all"] = UNITS["backbone"] + HEADS
+TUNED = pytest.mark.parametrize("reconstruct", ["backbone", "all"])
+
+
+class StopError(Exception):
+    """Stands for a kill."""
+
+
+class StopAt(Callback):
+    """Stops the program in the middle of a unit."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit = title, unit
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (pl_module.title, pl_module.unit.name) == (self.title, self.unit):
+            raise StopError
+
+
+class Begun(Callback):
+    """Notes the units that are begun."""
+
+    def __init__(self) -> None:
+        self.units: list[tuple[str, str]] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.units.append((pl_module.title, pl_module.unit.name))
+
+
+def calibrated(
+    reconstruct: Reconstructed,
+    checkpoints: Checkpoints | None = None,
+    *callbacks: Callback,
+    schedule: Schedule = SCHEDULE,
+) -> str:
+    """Checksum of a tiny detector after all stages, in this process alone or with others."""
+    import_mmdet()
+    import_module("detection.network")  # knows how detectors are opened
+    torch.manual_seed(0)
+    model, images = build(mask_rcnn_config()), torch.randn(6, 3, 64, 96)
+    method = Method(range_images=3, reconstruct=reconstruct)
+    ranges = CalibrateQuantizers(method.range_images)
+
+    def fit(stage: UnitStage) -> None:
+        several: dict[str, Any] = {"devices": 1}
+        if stage.shards_images and world_size() > 1:
+            several = {"devices": world_size(), "strategy": UnitStrategy()}
+        saving = [] if checkpoints is None or world_size() > 1 else [SaveUnits(checkpoints)]
+        trainer = Trainer(
+            max_epochs=stage.epochs,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=bool(saving),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[ranges, *callbacks, *saving],
+            **several,
+        )
+        trainer.fit(stage)
+
+    calibration = Calibration(model, images, Bits(3, 4), method, schedule)
+    return checksum(calibrate_network(calibration, fit, None, checkpoints).model)
+
+
+def in_this_group(reconstruct: Reconstructed, folder: Path) -> str:
+    return calibrated(reconstruct, Checkpoints(folder, "run"))
+
+
+@TUNED
+def test_stopped_in_any_stage_it_ends_with_the_same_bits(reconstruct: Reconstructed, tmp_path: Path) -> None:
+    late = UNITS[reconstruct][-1]
+    expected, checkpoints = calibrated(reconstruct), Checkpoints(tmp_path, "run")
+    for title, unit in (("stage 1", late), ("stage 2", "backbone.stages.1.blocks.0"), ("stage 3", late)):
+        with pytest.raises(StopError):
+            calibrated(reconstruct, checkpoints, StopAt(title, unit))
+    begun = Begun()
+    assert calibrated(reconstruct, checkpoints, begun) == expected
+    assert begun.units == [("stage 3", late)]
+
+
+@TUNED
+def test_two_processes_end_with_the_bits_of_one(reconstruct: Reconstructed, tmp_path: Path) -> None:
+    alone = calibrated(reconstruct)
+    assert in_processes(in_this_group, 2, reconstruct, tmp_path) == [alone, alone]
+
+
+@TUNED
+def test_recomputed_caches_change_no_bit_where_images_pass_one_by_one(reconstruct: Reconstructed) -> None:
+    one_by_one: Callable[[Caches], Schedule] = lambda caches: replace(SCHEDULE, micro_batch=1, caches=caches)  # noqa: E731
+    held = calibrated(reconstruct, schedule=one_by_one(Caches(chunk=1)))
+    recomputed = calibrated(reconstruct, schedule=one_by_one(Caches(where="recompute", chunk=1)))
+    assert recomputed == held
