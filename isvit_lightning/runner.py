@@ -273,13 +273,13 @@ class Runner:
             )
             trainer.fit(stage)
             durations[name] = time.perf_counter() - started + checkpoints.seconds.pop(name, 0.0)
-            if stage.rolled_back:
-                results.rolled_back[name] = stage.rolled_back
             if name in ("stage1", "stage3"):
                 results.seconds[name] = durations[name]
                 results.write()
 
         network = calibrate_network(calibration, fit, after_stage1, checkpoints)
+        # The files know more than this process did: units of other processes and of the run before an interruption.
+        results.rolled_back = results.rolled_back or checkpoints.rolled_back()
         waited = checkpoints.seconds
         # Stages that were only loaded: as an earlier run wrote down, or else what their parts took.
         spent = {name: results.seconds.get(name, waited.get(name, 0.0)) for name in ("stage1", "stage2", "stage3")}
