@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
@@ -35,6 +34,7 @@ from isvit_lightning.networks.source import LoadedNetwork
 from isvit_lightning.processes import rank, world_size
 from isvit_lightning.results import Results, console, count_codes, float_size
 from isvit_lightning.resumption import begin, fingerprint
+from isvit_lightning.run_config import require_same_model
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
 from isvit_lightning.task import ModelSection
 from isvit_lightning.termination import KeepSigterm
@@ -187,25 +187,12 @@ class Runner:
         if checkpoint is None:
             return self._load_network().model
         directory = run_directory(checkpoint)
-        self._require_same_model(directory)
+        require_same_model(directory, self.model, self.config)
         network = self.model.task.load(directory)
         if network.preprocessing is None:
             raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
         self.data.attach(network.preprocessing)
         return network
-
-    def _require_same_model(self, directory: Path) -> None:
-        """Refuse options that contradict the run: the file holds what it was calibrated with, not what they say."""
-        path = directory / "config.yaml"
-        if not path.exists():
-            return
-        stored, given = yaml.safe_load(path.read_text())["model"], yaml.safe_load(self.config)["model"]
-        different = [f"model.{key}" for key in ("network", "bits", "method") if stored.get(key) != given.get(key)]
-        if different:
-            raise IsvitError(
-                f"{directory} was calibrated with another {' and '.join(different)}, expected the same: leave "
-                f"{'it' if len(different) == 1 else 'them'} out, or calibrate again with isvit fit."
-            )
 
     def _schedule(self) -> Schedule:
         return Schedule(

@@ -55,7 +55,12 @@ def test_a_part_of_another_run_is_not_used(tmp_path: Path) -> None:
 
 def test_units_that_were_rolled_back_stand_in_the_files(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "run")
-    for part, name in (("stage1-010", "head"), ("stage1-002", "blocks.1"), ("stage1-003", None), ("stage3-000", "stem")):
+    for part, name in (
+        ("stage1-010", "head"),
+        ("stage1-002", "blocks.1"),
+        ("stage1-003", None),
+        ("stage3-000", "stem"),
+    ):
         checkpoints.write(part, STATE, rolled_back=name)
     Checkpoints(tmp_path, "other").write("stage3-001", STATE, rolled_back="of another run")
     (tmp_path / "stage3-002.safetensors").write_bytes(b"damaged")

@@ -397,6 +397,36 @@ def test_a_run_of_other_bits(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "model.bits" in line
 
 
+@pytest.fixture
+def older(run: Path, tmp_path: Path) -> Path:
+    """A run whose configuration lacks the keys that came later."""
+    copy = Path(shutil.copytree(run, tmp_path / "older"))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    model = config["model"]
+    del model["bits"]["parts"], model["method"]["reconstruct"], model["method"]["stage3"]["range_learning_rate"]
+    del model["network"]["interpolation"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    return copy
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_later_keys(older: Path) -> None:
+    assert main(["test", "--ckpt_path", str(older), "--data.evaluation_images", "10"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "section"),
+    [
+        ("method.reconstruct=all", "method"),
+        ("method.stage3.range_learning_rate=0.5", "method"),
+        ("bits.weight=8", "bits"),
+    ],
+)
+def test_another_choice_than_that_of_an_earlier_version_is_refused(
+    older: Path, option: str, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"model.{section}" in refused(["test", "--ckpt_path", str(older), f"--model.{option}"], capsys)
+
+
 def test_the_configuration_of_the_run_comes_first(run: Path) -> None:
     expanded = with_run_config(["test", f"--ckpt_path={run / 'quantized.safetensors'}", "--seed_everything", "3"])
     config = str(run / "config.yaml")
