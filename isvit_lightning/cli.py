@@ -28,7 +28,7 @@ from isvit_lightning.inspection import inspect
 from isvit_lightning.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.results import console
 from isvit_lightning.runner import Runner
-from isvit_lightning.strategy import UnitStrategy, alone, require_supported, started
+from isvit_lightning.strategy import UnitStrategy, alone, require_precision, require_supported, started
 from isvit_lightning.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
@@ -134,6 +134,8 @@ class IsvitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer; with several devices, one that shares units and images among them."""
         trainer = super().instantiate_trainer(**kwargs)
+        if self.trainer_class is Trainer:
+            require_precision(trainer)
         if trainer.world_size == 1 or self.trainer_class is not Trainer:
             return trainer
         require_supported(trainer)
