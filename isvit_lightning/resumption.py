@@ -53,6 +53,7 @@ def fingerprint(
             "iterations": model.iterations,
             "batch_size": model.batch_size,
             "micro_batch": model.micro_batch,
+            "compile": model.compile_units,
             "caches": {"precision": model.caches.precision, "chunk": model.caches.chunk},
         },
         "calibration images": {"number": len(images.names), "sha256": images.sha256},

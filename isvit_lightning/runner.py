@@ -172,6 +172,7 @@ class Runner:
             checkpoint: run directory; None predicts with the float network.
         """
         network = self._network(checkpoint)
+        self._require_one_each("prediction", self.data.num_prediction_images)
         make_float = None if checkpoint is None else lambda: self.model.source.build().model
         folder = run_directory(checkpoint) if checkpoint else self.directory
         path = self.model.task.predict(network, make_float, self.data, self._evaluating_trainer(), folder)
@@ -196,7 +197,12 @@ class Runner:
 
     def _schedule(self) -> Schedule:
         return Schedule(
-            self.model.iterations, self.model.batch_size, self.seed, self.model.micro_batch, self.model.caches
+            self.model.iterations,
+            self.model.batch_size,
+            self.seed,
+            self.model.micro_batch,
+            self.model.caches,
+            self.model.compile_units,
         )
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
@@ -290,9 +296,10 @@ class Runner:
     def _require_one_each(self, kind: str, count: int) -> None:
         """Refuse more processes than images: one without an image would leave the others waiting."""
         if 0 < count < world_size():
+            option = "calibration_images" if kind == "calibration" else "evaluation_images"
             raise IsvitError(
                 f"There are {count} {kind} images for {world_size()} processes, expected at least one each: raise "
-                f"data.{kind}_images or lower trainer.devices."
+                f"data.{option} or lower trainer.devices."
             )
 
     def _evaluating_trainer(self) -> Trainer:

@@ -151,6 +151,30 @@ def test_predict_writes_the_classes_of_the_loaded_network(run: Path, tmp_path: P
     )
 
 
+def test_predict_reads_a_flat_folder_without_labels(run: Path, tmp_path: Path) -> None:
+    """The run was evaluated on other images, of another kind of data; more were asked for than the folder holds."""
+    copy, photos = Path(shutil.copytree(run, tmp_path / "copy")), tmp_path / "photos"
+    photos.mkdir()
+    for name, value in (("a, b.png", 1), ("c.png", 200)):
+        (photos / name).write_bytes(png(value, (32, 32)))
+    data = ["--data", "isvit_lightning.data.ImageFolderDataModule", "--data.evaluation", str(photos)]
+    assert main(["predict", "--ckpt_path", str(copy), *data]) == 0
+    with (copy / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["a, b.png", "c.png"]
+    gray = torch.tensor([1.0, 200.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32) / 255
+    with torch.no_grad():
+        expected = load(copy)((gray - 0.5) / 0.5).softmax(dim=1).max(dim=1)
+    assert [int(row["class"]) for row in rows] == expected.indices.tolist()
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.values.tolist(), abs=1e-4)
+
+
+def test_predict_without_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["predict", "--ckpt_path", str(run), "--data", "ImageFolderDataModule"], capsys)
+    assert "There are no images to predict on" in line
+    assert "data.evaluation" in line
+
+
 def test_inspect_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--config", QUICKSTART]) == 0
     printed = capsys.readouterr().out
