@@ -31,6 +31,8 @@ class Detector(LightningModule):
         micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU and the whole batch elsewhere.
         caches: where inputs and targets of a unit are kept; `isvit inspect` tells how large they are.
+        compile: compile each unit with torch.compile before it is tuned; takes some seconds a unit and pays with many
+            iterations on large units. Needs a C++ compiler on a CPU, Triton on an accelerator.
 
     Raises:
         IsvitError: iterations or batch_size below 1.
@@ -45,6 +47,7 @@ class Detector(LightningModule):
         batch_size: int = 1,
         micro_batch: int | None = None,
         caches: Caches = _CACHES,
+        compile: bool = False,  # noqa: A002 - the option is called what torch calls it
     ) -> None:
         super().__init__()
         require_positive(iterations=iterations, batch_size=batch_size, micro_batch=micro_batch)
@@ -55,6 +58,7 @@ class Detector(LightningModule):
         self.iterations = iterations
         self.batch_size = batch_size
         self.micro_batch = micro_batch
+        self.compile_units = compile
         self.caches = caches
 
 

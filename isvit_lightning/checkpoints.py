@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.export.files import read_tensors, write_tensors
+from isvit_lightning.export.files import read_metadata, read_tensors, write_tensors
 from isvit_lightning.processes import broadcast_object, rank
 
 _LOG = logging.getLogger(__name__)
@@ -37,18 +37,27 @@ class Checkpoints:
     run: str
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def write(self, part: str, tensors: Mapping[str, torch.Tensor], seconds: float = 0.0) -> None:
+    def write(
+        self, part: str, tensors: Mapping[str, torch.Tensor], seconds: float = 0.0, rolled_back: str | None = None
+    ) -> None:
         """Keep a finished part.
 
         Args:
             part: its name.
             tensors: its state.
             seconds: time it took.
+            rolled_back: name of the unit where it was given its best state back; None where it was not.
 
         Raises:
             IsvitError: the disk is full or the folder cannot be written.
         """
-        metadata = {"part": part, "run": self.run, "seconds": seconds, "sha256": _digest(tensors)}
+        metadata = {
+            "part": part,
+            "run": self.run,
+            "seconds": seconds,
+            "rolled_back": rolled_back,
+            "sha256": _digest(tensors),
+        }
         write_tensors(self._path(part), {name: tensor.detach() for name, tensor in tensors.items()}, metadata)
 
     def read(self, part: str) -> dict[str, torch.Tensor] | None:
@@ -57,6 +66,18 @@ class Checkpoints:
         All processes must call it; only the first one reads.
         """
         return broadcast_object(self._read(part) if rank() == 0 else None)
+
+    def rolled_back(self) -> dict[str, list[str]]:
+        """Names of the units that were given their best state back, in order, by stage.
+
+        Read from the files, which tell of the units of all processes and of earlier, interrupted runs alike.
+        """
+        units: dict[str, list[str]] = {}
+        for path in sorted(self.directory.glob("*.safetensors")):
+            metadata = read_metadata(path)
+            if metadata.get("run") == self.run and metadata.get("rolled_back"):
+                units.setdefault(path.stem.partition("-")[0], []).append(metadata["rolled_back"])
+        return units
 
     def clear(self) -> None:
         """Remove the files."""

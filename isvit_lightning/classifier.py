@@ -1,5 +1,7 @@
 """The model section of a configuration, and the evaluation of a classifier."""
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +35,8 @@ class Classifier(LightningModule):
         batch_size: calibration images per step.
         micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU and the whole batch elsewhere.
+        compile: compile each unit with torch.compile before it is tuned; takes some seconds a unit and pays with many
+            iterations on large units. Needs a C++ compiler on a CPU, Triton on an accelerator.
 
     Raises:
         IsvitError: iterations or batch_size below 1.
@@ -46,6 +50,7 @@ class Classifier(LightningModule):
         iterations: int = 1000,
         batch_size: int = 64,
         micro_batch: int | None = None,
+        compile: bool = False,  # noqa: A002 - the option is called what torch calls it
     ) -> None:
         super().__init__()
         require_positive(iterations=iterations, batch_size=batch_size, micro_batch=micro_batch)
@@ -57,6 +62,7 @@ class Classifier(LightningModule):
         self.iterations = iterations
         self.batch_size = batch_size
         self.micro_batch = micro_batch
+        self.compile_units = compile
 
 
 class Classification:
@@ -101,13 +107,15 @@ class Classification:
         probabilities = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
         top = probabilities.max(dim=1)
         rows = [
-            f"{name},{int(label)},{float(value):.6f}"
+            (name, int(label), f"{float(value):.6f}")
             for name, label, value in zip(data.predict_names(), top.indices, top.values, strict=True)
         ]
-        lines = ["image,class,probability", *gather_shares(rows)]
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([("image", "class", "probability"), *gather_shares(rows)])
         path = folder / "predictions.csv"
         if rank() == 0:
-            write_atomically(path, ("\n".join(lines) + "\n").encode())
+            # Names of files need not be text.
+            write_atomically(path, table.getvalue().encode(errors="surrogateescape"))
         return path
 
 

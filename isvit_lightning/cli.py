@@ -29,7 +29,8 @@ from isvit_lightning.inspection import inspect
 from isvit_lightning.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.results import console
 from isvit_lightning.runner import Runner
-from isvit_lightning.strategy import UnitStrategy, alone, require_supported, started
+from isvit_lightning.stages.compilation import require_compiler
+from isvit_lightning.strategy import UnitStrategy, alone, require_precision, require_supported, started
 from isvit_lightning.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
@@ -73,6 +74,8 @@ class _Verbs(Trainer):
 
     def predict(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
         """Write what is found on each evaluation image: a table of classes, or pictures of a detector's objects.
+
+        A classifier needs no labels: data.evaluation may name any folder of images, flat or nested.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none predicts with the float network.
@@ -134,6 +137,8 @@ class IsvitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer; with several devices, one that shares units and images among them."""
         trainer = super().instantiate_trainer(**kwargs)
+        if self.trainer_class is Trainer:
+            require_precision(trainer)
         if trainer.world_size == 1 or self.trainer_class is not Trainer:
             return trainer
         require_supported(trainer)
@@ -141,6 +146,8 @@ class IsvitCLI(LightningCLI):
 
     def fit(self, evaluate: bool, baselines: bool, resume: bool = False, **kwargs: Any) -> None:
         """Run the stages."""
+        if self.model.compile_units:
+            require_compiler(self.trainer.strategy.root_device.type)
         self._runner().fit(evaluate, baselines, resume)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:

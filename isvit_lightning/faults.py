@@ -18,9 +18,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error)
 
 
+def is_compiler_error(error: BaseException) -> bool:
+    """Whether ``error`` comes from compiling, not from running."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 @contextmanager
 def sentences(directory: Path) -> Iterator[None]:
-    """Tell a full disk and a full memory in one sentence each.
+    """Tell a full disk, a full memory and a unit that cannot be compiled in one sentence each.
 
     Files of the program itself are written atomically and report by themselves; this is for what libraries write, such
     as logs, and for memory outside of a step, whose micro-batch the stages halve by themselves.
@@ -29,7 +34,7 @@ def sentences(directory: Path) -> Iterator[None]:
         directory: where the run writes.
 
     Raises:
-        IsvitError: disk or memory was full inside; everything else passes through as it is.
+        IsvitError: disk or memory was full inside, or compiling failed; everything else passes through as it is.
     """
     try:
         yield
@@ -41,6 +46,11 @@ def sentences(directory: Path) -> Iterator[None]:
             "run: free some or set trainer.default_root_dir elsewhere; files written before are whole."
         ) from error
     except (RuntimeError, MemoryError) as error:
+        if is_compiler_error(error):
+            raise IsvitError(
+                f"A unit cannot be compiled ({first_line(error)}), expected a C++ compiler that finds the headers of "
+                "Python, or Triton on an accelerator: install what is missing or set model.compile to false."
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise IsvitError(

@@ -79,6 +79,7 @@ class Results:
     def restore(self) -> None:
         """Take over what an earlier run of the same kind left in the file, if it measured on as many images."""
         content = broadcast_object(_read(self.path) if rank() == 0 else {})
+        self.rolled_back |= content.get("rolled_back", {})
         if content.get("images") == self.images:
             self.metrics |= content["metrics"]
             self.seconds |= content["seconds"]

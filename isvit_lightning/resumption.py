@@ -53,6 +53,7 @@ def fingerprint(
             "iterations": model.iterations,
             "batch_size": model.batch_size,
             "micro_batch": model.micro_batch,
+            "compile": model.compile_units,
             "caches": {
                 # Memory and disk hold the same bits; what is recomputed is rounded otherwise.
                 "where": "recompute" if model.caches.where == "recompute" else "memory or disk",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
@@ -35,6 +34,7 @@ from isvit_lightning.networks.source import LoadedNetwork
 from isvit_lightning.processes import rank, world_size
 from isvit_lightning.results import Results, console, count_codes, float_size
 from isvit_lightning.resumption import begin, fingerprint
+from isvit_lightning.run_config import require_same_model
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
 from isvit_lightning.task import ModelSection
 from isvit_lightning.termination import KeepSigterm
@@ -172,6 +172,7 @@ class Runner:
             checkpoint: run directory; None predicts with the float network.
         """
         network = self._network(checkpoint)
+        self._require_one_each("prediction", self.data.num_prediction_images)
         make_float = None if checkpoint is None else lambda: self.model.source.build().model
         folder = run_directory(checkpoint) if checkpoint else self.directory
         path = self.model.task.predict(network, make_float, self.data, self._evaluating_trainer(), folder)
@@ -187,29 +188,21 @@ class Runner:
         if checkpoint is None:
             return self._load_network().model
         directory = run_directory(checkpoint)
-        self._require_same_model(directory)
+        require_same_model(directory, self.model, self.config)
         network = self.model.task.load(directory)
         if network.preprocessing is None:
             raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
         self.data.attach(network.preprocessing)
         return network
 
-    def _require_same_model(self, directory: Path) -> None:
-        """Refuse options that contradict the run: the file holds what it was calibrated with, not what they say."""
-        path = directory / "config.yaml"
-        if not path.exists():
-            return
-        stored, given = yaml.safe_load(path.read_text())["model"], yaml.safe_load(self.config)["model"]
-        different = [f"model.{key}" for key in ("network", "bits", "method") if stored.get(key) != given.get(key)]
-        if different:
-            raise IsvitError(
-                f"{directory} was calibrated with another {' and '.join(different)}, expected the same: leave "
-                f"{'it' if len(different) == 1 else 'them'} out, or calibrate again with isvit fit."
-            )
-
     def _schedule(self) -> Schedule:
         return Schedule(
-            self.model.iterations, self.model.batch_size, self.seed, self.model.micro_batch, self.model.caches
+            self.model.iterations,
+            self.model.batch_size,
+            self.seed,
+            self.model.micro_batch,
+            self.model.caches,
+            self.model.compile_units,
         )
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
@@ -274,13 +267,13 @@ class Runner:
             )
             trainer.fit(stage)
             durations[name] = time.perf_counter() - started + checkpoints.seconds.pop(name, 0.0)
-            if stage.rolled_back:
-                results.rolled_back[name] = stage.rolled_back
             if name in ("stage1", "stage3"):
                 results.seconds[name] = durations[name]
                 results.write()
 
         network = calibrate_network(calibration, fit, after_stage1, checkpoints)
+        # The files know more than this process did: units of other processes and of the run before an interruption.
+        results.rolled_back = results.rolled_back or checkpoints.rolled_back()
         waited = checkpoints.seconds
         # Stages that were only loaded: as an earlier run wrote down, or else what their parts took.
         spent = {name: results.seconds.get(name, waited.get(name, 0.0)) for name in ("stage1", "stage2", "stage3")}
@@ -304,9 +297,10 @@ class Runner:
     def _require_one_each(self, kind: str, count: int) -> None:
         """Refuse more processes than images: one without an image would leave the others waiting."""
         if 0 < count < world_size():
+            option = "calibration_images" if kind == "calibration" else "evaluation_images"
             raise IsvitError(
                 f"There are {count} {kind} images for {world_size()} processes, expected at least one each: raise "
-                f"data.{kind}_images or lower trainer.devices."
+                f"data.{option} or lower trainer.devices."
             )
 
     def _evaluating_trainer(self) -> Trainer:

@@ -11,6 +11,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.stages.resume import synchronize
 
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
 
 class UnitStrategy(DDPStrategy):
     """Lightning's DDP without its wrapper around the network.
@@ -51,6 +53,19 @@ def alone(trainer: Trainer) -> dict[str, Any]:
     """Arguments of a trainer that computes in this process only, on the device that ``trainer`` gives it."""
     device = trainer.strategy.root_device
     return {"devices": 1 if device.index is None else [device.index], "num_nodes": 1, "strategy": "auto"}
+
+
+def require_precision(trainer: Trainer) -> None:
+    """Refuse precisions other than float32, and autocast around it: codes and weights need float32.
+
+    Raises:
+        IsvitError: ``trainer.precision`` is another one.
+    """
+    if trainer.precision not in _PRECISIONS:
+        raise IsvitError(
+            f"trainer.precision is {trainer.precision}, expected {', '.join(_PRECISIONS)}, which keep weights and "
+            "codes in float32: change it there."
+        )
 
 
 def require_supported(trainer: Trainer) -> None:

@@ -51,6 +51,7 @@ class ModelSection(Protocol):
     iterations: int
     batch_size: int
     micro_batch: int | None
+    compile_units: bool
     caches: Caches
 
 

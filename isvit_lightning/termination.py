@@ -39,6 +39,10 @@ class KeepSigterm(Callback):
         """Once an evaluation runs."""
         _install()
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Once a prediction runs."""
+        _install()
+
 
 def _install() -> None:
     signal.signal(signal.SIGTERM, _raise if is_first_process() and rank() == 0 else signal.SIG_DFL)

@@ -53,6 +53,20 @@ def test_a_part_of_another_run_is_not_used(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, "other").read("stage2") is None
 
 
+def test_units_that_were_rolled_back_stand_in_the_files(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run")
+    for part, name in (
+        ("stage1-010", "head"),
+        ("stage1-002", "blocks.1"),
+        ("stage1-003", None),
+        ("stage3-000", "stem"),
+    ):
+        checkpoints.write(part, STATE, rolled_back=name)
+    Checkpoints(tmp_path, "other").write("stage3-001", STATE, rolled_back="of another run")
+    (tmp_path / "stage3-002.safetensors").write_bytes(b"damaged")
+    assert checkpoints.rolled_back() == {"stage1": ["blocks.1", "head"], "stage3": ["stem"]}
+
+
 def test_clear_removes_everything(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", "run")
     checkpoints.write("stage2", STATE)

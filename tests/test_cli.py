@@ -151,6 +151,30 @@ def test_predict_writes_the_classes_of_the_loaded_network(run: Path, tmp_path: P
     )
 
 
+def test_predict_reads_a_flat_folder_without_labels(run: Path, tmp_path: Path) -> None:
+    """The run was evaluated on other images, of another kind of data; more were asked for than the folder holds."""
+    copy, photos = Path(shutil.copytree(run, tmp_path / "copy")), tmp_path / "photos"
+    photos.mkdir()
+    for name, value in (("a, b.png", 1), ("c.png", 200)):
+        (photos / name).write_bytes(png(value, (32, 32)))
+    data = ["--data", "isvit_lightning.data.ImageFolderDataModule", "--data.evaluation", str(photos)]
+    assert main(["predict", "--ckpt_path", str(copy), *data]) == 0
+    with (copy / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["a, b.png", "c.png"]
+    gray = torch.tensor([1.0, 200.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32) / 255
+    with torch.no_grad():
+        expected = load(copy)((gray - 0.5) / 0.5).softmax(dim=1).max(dim=1)
+    assert [int(row["class"]) for row in rows] == expected.indices.tolist()
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.values.tolist(), abs=1e-4)
+
+
+def test_predict_without_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["predict", "--ckpt_path", str(run), "--data", "ImageFolderDataModule"], capsys)
+    assert "There are no images to predict on" in line
+    assert "data.evaluation" in line
+
+
 def test_inspect_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--config", QUICKSTART]) == 0
     printed = capsys.readouterr().out
@@ -395,6 +419,36 @@ def test_a_run_of_another_network(run: Path, capsys: pytest.CaptureFixture[str])
 def test_a_run_of_other_bits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(["test", "--ckpt_path", str(run), "--model.bits.weight", "8"], capsys)
     assert "model.bits" in line
+
+
+@pytest.fixture
+def older(run: Path, tmp_path: Path) -> Path:
+    """A run whose configuration lacks the keys that came later."""
+    copy = Path(shutil.copytree(run, tmp_path / "older"))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    model = config["model"]
+    del model["bits"]["parts"], model["method"]["reconstruct"], model["method"]["stage3"]["range_learning_rate"]
+    del model["network"]["interpolation"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    return copy
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_later_keys(older: Path) -> None:
+    assert main(["test", "--ckpt_path", str(older), "--data.evaluation_images", "10"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "section"),
+    [
+        ("method.reconstruct=all", "method"),
+        ("method.stage3.range_learning_rate=0.5", "method"),
+        ("bits.weight=8", "bits"),
+    ],
+)
+def test_another_choice_than_that_of_an_earlier_version_is_refused(
+    older: Path, option: str, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"model.{section}" in refused(["test", "--ckpt_path", str(older), f"--model.{option}"], capsys)
 
 
 def test_the_configuration_of_the_run_comes_first(run: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,18 @@ def test_a_full_memory_names_the_options(error: Exception, tmp_path: Path) -> No
         sentences(tmp_path),
     ):
         raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_a_unit_that_cannot_be_compiled_names_the_option(tmp_path: Path) -> None:
+    def backend(graph: torch.fx.GraphModule, examples: list[torch.Tensor]) -> Any:
+        raise RuntimeError("Python.h: No such file or directory\nmore")
+
+    with (
+        pytest.raises(IsvitError, match=r"be compiled \(.*\), expected .* set model\.compile to false") as caught,
+        sentences(tmp_path),
+    ):
+        torch.compile(torch.nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
     assert "\n" not in str(caught.value)
 
 

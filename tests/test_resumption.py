@@ -88,6 +88,19 @@ def test_what_is_finished_is_not_done_again(
     assert not (directory / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("at", ["stage1-002", "stage3-001"])
+def test_units_that_were_rolled_back_are_remembered(at: str, tmp_path: Path) -> None:
+    """A learning rate at which the loss of every unit becomes infinite."""
+    absurd = tuple(part for stage in ("stage1", "stage3") for part in (f"--model.method.{stage}.learning_rate", "1e30"))
+    assert main(["fit", *BLIND, *absurd, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
+    expected = json.loads((tmp_path / "whole" / "results.json").read_text())["rolled_back"]
+    blocks = ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+    assert expected == {"stage1": [*blocks, "head"], "stage3": ["patch_embed.proj", *blocks, "head"]}
+    directory = interrupted(tmp_path, at, (*BLIND, *absurd))
+    assert resume(directory, "--evaluate", "false", *absurd) == 0
+    assert json.loads((directory / "results.json").read_text())["rolled_back"] == expected
+
+
 def test_a_finished_run_says_so_and_prints_the_table(
     finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

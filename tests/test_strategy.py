@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from benchmarks.kills import QUICKSTART
 from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.strategy import UnitStrategy, alone, require_supported, started
+from isvit_lightning.strategy import UnitStrategy, alone, require_precision, require_supported, started
 from tests.several import in_processes
 
 
@@ -92,3 +92,16 @@ def test_the_others_end_when_the_first_fails(fails: bool) -> None:
         if fails:
             raise KeyError
     assert launcher.calls == (["launch", "kill"] if fails else ["launch"])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_autocast_around_float32_is_supported(precision: Any) -> None:
+    require_precision(Trainer(accelerator="cpu", logger=False, precision=precision))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_precisions_are_one_sentence(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(QUICKSTART), "--trainer.precision", precision]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"isvit: trainer.precision is {precision}, expected 32-true")
+    assert len(message.splitlines()) == 1

@@ -142,6 +142,11 @@ class DetectionDataModule(CalibrationDataModule):
         return (images.source.image(index) for index in mine)
 
     @override
+    def predict_dataloader(self) -> ImageLoader:
+        """The same as :meth:`test_dataloader`."""
+        return self.test_dataloader()
+
+    @override
     def test_dataloader(self) -> ImageLoader:
         """Batches as mmdet's detectors take them in ``test_step``, those of this process.
 

@@ -42,7 +42,8 @@ class SaveUnits(Checkpoint):
         walk = cast("UnitWalk", pl_module)
         if trainer.is_global_zero and walk.tuning is not None:
             index = walk.plan[walk.current_epoch]
-            self.checkpoints.write(f"{walk.part}-{index:03d}", walk.unit.module.state_dict(), self._elapsed())
+            name = walk.unit.name if walk.unit.name in walk.rolled_back else None
+            self.checkpoints.write(f"{walk.part}-{index:03d}", walk.unit.module.state_dict(), self._elapsed(), name)
 
     def _elapsed(self) -> float:
         before, self._since = self._since, time.perf_counter()

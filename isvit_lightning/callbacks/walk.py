@@ -15,6 +15,7 @@ class UnitWalk(Protocol):
     plan: list[int]
     ranges_chosen: bool
     repeated: bool
+    rolled_back: list[str]
     images: torch.Tensor
     quantized: OpenedNetwork
     tuning: Tuning | None

@@ -73,6 +73,10 @@ class CalibrationDataModule(LightningDataModule, ABC):
     def evaluation_source(self) -> LabeledImages | None:
         """All images that may be evaluated on; None if there are none."""
 
+    def prediction_source(self) -> LabeledImages | None:
+        """All images that may be predicted on, which need no labels; those of the evaluation by default."""
+        return self._evaluation
+
     def attach(self, preprocessing: Preprocessing) -> None:
         """Tell how images are preprocessed, before any is loaded.
 
@@ -120,13 +124,18 @@ class CalibrationDataModule(LightningDataModule, ABC):
         return 0 if self._evaluation is None else len(self._evaluated(self._evaluation))
 
     @property
+    def num_prediction_images(self) -> int:
+        """Number of images that are predicted on, by all processes together; 0 without any."""
+        return 0 if self._prediction is None else len(self._predicted(self._prediction))
+
+    @property
     def num_classes(self) -> int | None:
         """Number of classes of the evaluation data, including those without an image; None without evaluation data."""
         return None if self._evaluation is None else self._evaluation.num_classes
 
     def predict_names(self) -> tuple[str, ...]:
         """Names of the images in the order of :meth:`predict_dataloader`."""
-        images, mine = self._mine()
+        images, mine = self._mine_to_predict()
         return tuple(images.source.name(index) for index in mine)
 
     def test_dataloader(self) -> ImageLoader:
@@ -137,16 +146,21 @@ class CalibrationDataModule(LightningDataModule, ABC):
         """
         images, mine = self._mine()
         self._require_disjoint()
-        loaded = ImageList(images.source, mine, self._transform, images.labels)
-        return image_loader(loaded, self.batch_size, self.workers)
+        return self._load(images, mine)
 
     def val_dataloader(self) -> ImageLoader:
         """The same as :meth:`test_dataloader`."""
         return self.test_dataloader()
 
     def predict_dataloader(self) -> ImageLoader:
-        """The same as :meth:`test_dataloader`."""
-        return self.test_dataloader()
+        """Batches as those of :meth:`test_dataloader`, with or without true labels.
+
+        Images that were calibrated on may be among them, and where fewer exist than are asked for, all are taken.
+
+        Raises:
+            IsvitError: there are no images to predict on.
+        """
+        return self._load(*self._mine_to_predict())
 
     @property
     def _attached(self) -> Preprocessing:
@@ -186,15 +200,39 @@ class CalibrationDataModule(LightningDataModule, ABC):
     def _evaluation(self) -> LabeledImages | None:
         return self.evaluation_source()
 
+    @cached_property
+    def _prediction(self) -> LabeledImages | None:
+        return self.prediction_source()
+
+    def _load(self, images: LabeledImages, indices: list[int]) -> ImageLoader:
+        loaded = ImageList(images.source, indices, self._transform, images.labels)
+        return image_loader(loaded, self.batch_size, self.workers)
+
+    def _mine_to_predict(self) -> tuple[LabeledImages, list[int]]:
+        """The images to predict on and the indices of those that this process takes."""
+        if self._prediction is None:
+            raise IsvitError(
+                f"There are no images to predict on, expected some, labeled or not: set {self.evaluation_option}."
+            )
+        return self._prediction, self._share(self._predicted(self._prediction))
+
+    def _predicted(self, images: LabeledImages) -> list[int]:
+        """Indices of the images that are predicted on."""
+        count = len(images.labels)
+        return evenly_spaced(images.labels, min(count, self.evaluation_images or count))
+
     def _mine(self) -> tuple[LabeledImages, list[int]]:
         """The evaluation images and the indices of those that this process takes."""
         if self._evaluation is None:
             raise IsvitError(
                 f"There are no images to evaluate on, expected labeled images: set {self.evaluation_option}."
             )
+        return self._evaluation, self._share(self._evaluated(self._evaluation))
+
+    def _share(self, indices: list[int]) -> list[int]:
+        """What of ``indices`` this process takes; without padding, unlike a distributed sampler: each counts once."""
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        # Without padding, unlike a distributed sampler: each image counts once.
-        return self._evaluation, self._evaluated(self._evaluation)[rank::world_size]
+        return indices[rank::world_size]
 
     def _evaluated(self, images: LabeledImages) -> list[int]:
         """Indices of the evaluation images that are used."""

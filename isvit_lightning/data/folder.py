@@ -5,6 +5,7 @@ from typing import Any
 from isvit_lightning.data.base import CalibrationDataModule
 from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.labels import label_by_folder, read_class_map
+from isvit_lightning.data.loading import UNLABELED
 from isvit_lightning.data.sources import LabeledImages
 from isvit_lightning.networks.paths import expand_path
 
@@ -16,7 +17,8 @@ class ImageFolderDataModule(CalibrationDataModule):
 
     Args:
         calibration: folder, flat or nested, or .tar archive of the calibration images; not needed to evaluate only.
-        evaluation: folder or .tar archive with one subfolder per class; not needed to calibrate only.
+        evaluation: folder or .tar archive with one subfolder per class; not needed to calibrate only. For `isvit
+            predict`, any folder or archive of images, flat or nested: it needs no labels.
         class_map: text file with the name of one class folder per line, in class order; needed where not every class
             has an image, none sorts the names of the subfolders.
         **options: those of every data module.
@@ -44,3 +46,10 @@ class ImageFolderDataModule(CalibrationDataModule):
             return None
         classes = None if self.class_map is None else read_class_map(expand_path(self.class_map))
         return label_by_folder(open_source(self.evaluation, self.evaluation_option), classes)
+
+    def prediction_source(self) -> LabeledImages | None:
+        """All images of the evaluation folder or archive, whatever its subfolders are called."""
+        if self.evaluation is None:
+            return None
+        source = open_source(self.evaluation, self.evaluation_option)
+        return LabeledImages(source, [UNLABELED] * len(source), 0)

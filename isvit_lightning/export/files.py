@@ -81,6 +81,15 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         save_file(dense, part, header)
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Metadata of a file of :func:`write_tensors`, without its tensors; nothing where the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError):
+        return {}
+
+
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata of a file of :func:`write_tensors`. Nothing in the file is executed.
 

@@ -50,7 +50,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Integer codes (int32, same shape as ``tensor``) in ``[0, n_codes)``."""
+        """Integer codes (int32, same shape as ``tensor``) in ``[0, n_codes)``, computed in the type of the grid."""
 
     @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ class Quantizer(nn.Module, ABC):
                 f"Cannot calibrate {self.role.value} on negative values, expected probabilities: choose a uniform "
                 "quantizer for it with model.method.softmax."
             )
-        self._choose_grid(samples)
+        self._choose_grid(self._widened(samples))
         self.refresh()
 
     def freeze(self) -> None:
@@ -97,7 +97,7 @@ class Quantizer(nn.Module, ABC):
         self.frozen = False
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Fake-quantized ``tensor``; the tensor itself while the quantizer is switched off.
+        """Fake-quantized ``tensor`` in the type of the grid; the tensor itself while the quantizer is switched off.
 
         Raises:
             IsvitError: switched on but not calibrated.
@@ -105,7 +105,16 @@ class Quantizer(nn.Module, ABC):
         if not self.enabled:
             return tensor
         self.require_calibrated()
-        return self.fake_quantize(tensor)
+        return self.fake_quantize(self._widened(tensor))
+
+    def _widened(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` in the type of the grid where that is wider.
+
+        Under autocast layers hand on half precision, in which neither codes nor grid values would be exact.
+        """
+        if tensor.dtype not in (torch.float16, torch.bfloat16):
+            return tensor
+        return tensor.to(torch.promote_types(tensor.dtype, next(self.buffers(recurse=False)).dtype))
 
     def require_calibrated(self) -> None:
         """Refuse to compute with a grid that nobody chose.

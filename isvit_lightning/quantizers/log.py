@@ -65,7 +65,7 @@ class LogQuantizer(Quantizer):
     def encode(self, tensor: torch.Tensor) -> torch.Tensor:
         """Codes of non-negative ``tensor`` (int32, same shape); code 0 is the largest value."""
         self.require_calibrated()
-        codes = torch.log2(tensor / self.scale).mul_(-self.steps_per_octave).round_()
+        codes = torch.log2(self._widened(tensor) / self.scale).mul_(-self.steps_per_octave).round_()
         return codes.clamp_(0, self.n_codes - 1).to(torch.int32)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:

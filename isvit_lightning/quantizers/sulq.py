@@ -79,7 +79,7 @@ class SulqQuantizer(Quantizer):
     def encode(self, tensor: torch.Tensor) -> torch.Tensor:
         """Codes of non-negative ``tensor`` (int32, same shape); code 0 is the smallest value."""
         self.require_calibrated()
-        codes = torch.log2(tensor + self.eta).sub_(self.offset).div_(self.step).round_()
+        codes = torch.log2(self._widened(tensor) + self.eta).sub_(self.offset).div_(self.step).round_()
         return codes.clamp_(0, self.n_codes - 1).to(torch.int32)
 
     def exponents(self, codes: torch.Tensor) -> torch.Tensor:

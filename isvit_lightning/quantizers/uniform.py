@@ -119,7 +119,7 @@ class UniformQuantizer(Quantizer):
                 "A fractional zero point has no integer codes; set model.method.round_zero_point to true to get them."
             )
         low, high = self._bounds()
-        steps = torch.minimum(torch.maximum(torch.div(tensor, self.scale).round_(), low), high)
+        steps = torch.minimum(torch.maximum(torch.div(self._widened(tensor), self.scale).round_(), low), high)
         return (steps + self.zero_point).to(torch.int32)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:

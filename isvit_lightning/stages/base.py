@@ -28,6 +28,7 @@ class Schedule:
         micro_batch: images that pass the unit at once. Smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU, where that is also faster, and the whole batch elsewhere.
         caches: where inputs and targets are kept.
+        compile_units: compile each unit before it is tuned.
     """
 
     iterations: int = 1000
@@ -35,6 +36,7 @@ class Schedule:
     seed: int = 0
     micro_batch: int | None = None
     caches: Caches = _IN_MEMORY
+    compile_units: bool = False
 
 
 class UnitStage(LightningModule):

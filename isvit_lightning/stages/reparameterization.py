@@ -57,6 +57,11 @@ class ReparameterizationStage(UnitStage):
         Args:
             step: always 0.
         """
+        # Nothing is gained by mixed precision here, and the folded bias would be rounded to it.
+        with torch.autocast(self.device.type, enabled=False):
+            self._fold()
+
+    def _fold(self) -> None:
         # A pair's norm may lie before the unit (Swin's patch merging), so the unit is entered again after the fold.
         previous = computable(self._before[:64]).to(self.device)
         before = self.unit.module(self.unit.enter(previous))

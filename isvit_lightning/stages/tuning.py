@@ -13,6 +13,7 @@ from isvit_lightning.networks import OpenedNetwork, quantizers
 from isvit_lightning.processes import require_equal, sum_over_processes
 from isvit_lightning.quantizers import UniformQuantizer
 from isvit_lightning.stages.base import Schedule, UnitStage
+from isvit_lightning.stages.compilation import callable_of
 from isvit_lightning.stages.draw import draw_batch
 from isvit_lightning.stages.gradients import FlatGradients
 from isvit_lightning.stages.halving import MicroBatch
@@ -148,6 +149,7 @@ class TuningStage(UnitStage):
             for tensor in tensors:
                 tensor.requires_grad_(True)
             optimizer.add_param_group({"params": tensors, "lr": rate})
+        self._run_unit = callable_of(self.unit.module, self.schedule.compile_units)
         self._best = BestState(self._tuned())
         self._channel_variance: torch.Tensor | None = None
         if self.unit.mixed and self.tuning.loss == "normalized":
@@ -287,7 +289,7 @@ class TuningStage(UnitStage):
         inputs = computable(self.inputs[chosen])
         if from_float is not None:
             inputs = torch.where(from_float, computable(self.float_inputs[chosen]), inputs)
-        output = self.unit.module(inputs.to(self.device))
+        output = self._run_unit(inputs.to(self.device))
         target = computable(self.targets[chosen]).to(self.device)
         variance = self._channel_variance
         if self.tuning.loss == "normalized" and variance is None:

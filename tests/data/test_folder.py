@@ -53,6 +53,24 @@ def test_calibration_images_lie_flat_or_nested(place: Store) -> None:
     assert values(data.calibration_tensor()) == [3, 2, 1]
 
 
+@pytest.mark.parametrize("folder", ["", "2024/", "2024/05/"])
+def test_prediction_needs_no_labels(place: Store, folder: str) -> None:
+    files = {f"{folder}{number}.png": png(number) for number in range(3)} | {"2023/late.png": png(9)}
+    data = folder_data(place("calibration", calibration_files()), place("photos", files), evaluation_images=20)
+    seen = [value for images, _ in data.predict_dataloader() for value in values(images)]
+    assert data.num_prediction_images == 4
+    assert dict(zip(data.predict_names(), seen, strict=True)) == {
+        **{f"{folder}{number}.png": number for number in range(3)},
+        "2023/late.png": 9,
+    }
+
+
+def test_calibration_images_may_be_predicted_on(place: Store) -> None:
+    photos = place("photos", calibration_files(6))
+    data = folder_data(photos, photos, evaluation_images=2)
+    assert data.predict_names() == ("0000.png", "0003.png")
+
+
 def test_labels_follow_the_sorted_class_folders(place: Store) -> None:
     files = {"dog/a.png": png(1), "cat/b.png": png(2), "cat/more/c.png": png(3), "ant/d.png": png(4)}
     data = folder_data(evaluation=place("evaluation", files))

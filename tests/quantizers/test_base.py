@@ -145,3 +145,32 @@ def test_batch_size_may_change_between_calibration_and_use(name: str) -> None:
     quantizer.calibrate(samples)
     assert torch.equal(quantizer(samples[:1]), quantizer(samples)[:1])
     assert quantizer(samples[0, 0]).shape == (5,)
+
+
+@BY_NAME
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_quantized_in_float32(name: str, granularity: str, dtype: torch.dtype) -> None:
+    quantizer, samples = build(name, granularity=granularity)
+    half = samples.to(dtype).requires_grad_(True)
+    quantizer.calibrate(half)
+    grids = [buffer.clone() for buffer in quantizer.buffers()]
+    got = quantizer(half)
+    got.sum().backward()
+    quantizer.calibrate(half.detach().float())
+    assert all(torch.equal(*pair) for pair in zip(grids, quantizer.buffers(), strict=True))
+    assert got.dtype is torch.float32
+    assert torch.equal(got, quantizer(half.detach().float()))
+    assert half.grad is not None
+    assert half.grad.dtype is dtype
+    codes = quantizer.encode(half.detach())
+    if "published" not in name:
+        assert torch.equal(quantizer.decode(codes), got)
+    assert torch.equal(codes, quantizer.encode(half.detach().float()))
+
+
+@BY_NAME
+def test_a_quantizer_in_half_precision_computes_in_it(name: str) -> None:
+    quantizer, samples = build(name)
+    quantizer.calibrate(samples)
+    assert quantizer.bfloat16()(samples.bfloat16()).dtype is torch.bfloat16

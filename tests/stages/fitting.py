@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -20,11 +20,17 @@ TUNED = {"stage 1": ActivationStage, "stage 3": WeightStage}
 """The stages that tune, by title."""
 
 
-def run(stage: UnitStage, *callbacks: Callback, range_images: int = 64) -> UnitStage:
+def run(
+    stage: UnitStage,
+    *callbacks: Callback,
+    range_images: int = 64,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+) -> UnitStage:
     """``stage`` after its fit on the CPU."""
     trainer = Trainer(
         max_epochs=stage.epochs,
         accelerator="cpu",
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
