@@ -30,13 +30,16 @@ class _UniformPerTensor(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         tensor, scale, values = ctx.saved_tensors
         low, high = ctx.bounds
-        # One fused pass: hardtanh's gradient is 1 strictly between its bounds, half a step beyond the outer codes.
+        # Half a step beyond the outer codes.
         low, high = math.ceil(low) - 0.5, math.floor(high) + 0.5
         if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
-            step = float(scale)  # costs an accelerator a wait, but spares a processor a pass over the tensor
+            # One fused pass: hardtanh's gradient is 1 strictly between its bounds. They are plain numbers, for which an
+            # accelerator would have to wait.
+            step = float(scale)
             inside = torch.ops.aten.hardtanh_backward(grads[0], tensor, low * step, high * step)
         else:
-            inside = torch.ops.aten.hardtanh_backward(grads[0], tensor / scale, low, high)
+            between = (tensor > scale * low) & (tensor < scale * high)
+            inside = torch.where(between, grads[0], torch.zeros_like(grads[0]))
         slope = None
         if values is not None:
             slope = (_dot(grads[0], values) - _dot(inside, tensor)) / scale
