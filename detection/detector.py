@@ -31,7 +31,7 @@ class Detector(LightningModule):
         micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
             summation. None takes 16 on a CPU and the whole batch elsewhere.
         caches: where inputs and targets of a unit are kept; `isvit inspect` tells how large they are.
-        compile: compile each unit with torch.compile before it is tuned; takes some seconds a unit and pays with many
+        compile: compile each unit with torch.compile before it is tuned, which can only pay with many
             iterations on large units. Needs a C++ compiler on a CPU, Triton on an accelerator.
 
     Raises:
