@@ -1,6 +1,6 @@
 """What each choice of the method is worth: the default recipe, and the same with one choice changed.
 
-Arguments are those of ``isvit fit``; the table is printed and written to ``docs/ablation.md``::
+Arguments are those of ``isvit fit``; a line of the table is printed as soon as it is known::
 
     python benchmarks/ablation.py --config configs/bits/w3a3.yaml --config configs/cifar10/swin_micro.yaml \
         --model.iterations 25
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from isvit_lightning.cli import main
 
-PAGE = Path(__file__).parent.parent / "docs" / "ablation.md"
 _STAGES = ("stage1", "stage3")
 
 
@@ -66,8 +65,8 @@ def measure(variant: Variant, arguments: list[str], directory: Path) -> dict[str
 
 
 def run(arguments: list[str]) -> None:
-    """Measure all variants and write the page."""
-    lines = ["| recipe | stage 1 | final | against default |", "|---|---|---|---|"]
+    """Measure all variants."""
+    print("| recipe | stage 1 | final | against default |\n|---|---|---|---|", flush=True)
     base = 0.0
     for index, variant in enumerate(VARIANTS):
         with tempfile.TemporaryDirectory() as folder:
@@ -75,15 +74,8 @@ def run(arguments: list[str]) -> None:
         final = metrics["quantized"]["top1"]
         base = base if index else final
         stage1 = f"{metrics['stage1']['top1']:.2f}" if "--model.method.stage1.enabled" not in variant.options else ""
-        lines.append(
-            f"| {variant.title} | {stage1} | {final:.2f} | {final - base:+.2f} |"
-            if index
-            else f"| {variant.title} | {stage1} | {final:.2f} | |"
-        )
-        print(lines[-1], flush=True)
-        command = f"python benchmarks/ablation.py {' '.join(arguments)}"
-        text = f"# What each choice is worth\n\nTop-1 in per cent, one seed. Measured by\n\n    {command}\n\n"
-        PAGE.write_text(text + "\n".join(lines) + "\n")
+        difference = f"{final - base:+.2f}" if index else ""
+        print(f"| {variant.title} | {stage1} | {final:.2f} | {difference} |", flush=True)
 
 
 if __name__ == "__main__":
