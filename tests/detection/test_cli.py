@@ -163,7 +163,7 @@ def test_the_swin_t_of_mmdet_passes_inspect_fit_and_test(tmp_path: Path, capsys:
                  "--model.network.classes", "10", "--data.canvas", "[256, 320]",
                  "--trainer.default_root_dir", str(tmp_path / "run")]  # fmt: skip
     assert main(["inspect", *arguments]) == 0
-    assert "16 units" in capsys.readouterr().out
+    assert "20 units" in capsys.readouterr().out
     assert main(["fit", *arguments, "--baselines", "false"]) == 0
     assert main(["test", "--ckpt_path", str(tmp_path / "run")]) == 0
     assert "box AP" in capsys.readouterr().out
