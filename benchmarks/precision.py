@@ -10,12 +10,10 @@ differs is what was tuned. Steps are timed by turns, so that whatever else the m
 
 import statistics
 import sys
-import time
-from typing import Any, Literal
 
 import speed
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from steps import Precision, StepTimes, fit
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
@@ -23,43 +21,9 @@ from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import open_float, open_quantized
-from isvit_lightning.stages import Calibration, Schedule, UnitStage, WeightStage, calibrate_network
+from isvit_lightning.stages import Calibration, Schedule, WeightStage, calibrate_network
 
-Precision = Literal["32-true", "bf16-mixed"]
 BOTH: tuple[Precision, Precision] = ("32-true", "bf16-mixed")
-
-
-class StepTimes(Callback):
-    """Seconds of each training step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._started = 0.0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop it."""
-        self.seconds.append(time.perf_counter() - self._started)
-
-
-def fit(stage: UnitStage, precision: Precision, *callbacks: Callback) -> None:
-    """Run a stage on the CPU in a precision."""
-    Trainer(
-        max_epochs=stage.epochs,
-        accelerator="cpu",
-        devices=1,
-        precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[CalibrateQuantizers(), *callbacks],
-    ).fit(stage)
 
 
 @torch.no_grad()
@@ -77,7 +41,7 @@ def step_seconds(model: nn.Module, images: torch.Tensor, bits: int, iterations: 
             quantized = open_quantized(model, Bits(bits, bits), Method())
             stage = WeightStage(quantized, open_float(model), images[:64], Schedule(iterations, 32), Method())
             stage.plan = [[unit.name for unit in quantized.units].index("blocks.1")]
-            fit(stage, precision, times[precision])
+            fit(stage, CalibrateQuantizers(), times[precision], precision=precision)
     return {precision: statistics.median(times[precision].seconds) for precision in BOTH}
 
 
@@ -95,7 +59,9 @@ def measure(bits: int, iterations: int = 50, calibration: int = 256, evaluation:
     accuracies = {}
     for precision in BOTH:
         setting = Calibration(model, images, Bits(bits, bits), Method(), Schedule(iterations, 32))
-        network = calibrate_network(setting, lambda stage, precision=precision: fit(stage, precision))
+        network = calibrate_network(
+            setting, lambda stage, precision=precision: fit(stage, CalibrateQuantizers(), precision=precision)
+        )
         accuracies[precision] = top1(network.model, held_out, labels)
     seconds = step_seconds(model, images, bits, max(4, iterations // 5))
     return {

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import speed
 import timm
@@ -35,6 +35,8 @@ from isvit_lightning.stages.reparameterize import reparameterize
 
 DATA = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LIMIT = 1.3
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,15 @@ def kinds() -> Iterator[Kind]:
     yield Kind("ViT-B/16 at 224, block", lambda: timm.create_model("vit_base_patch16_224", **base), 224, "blocks.0", 16)
 
 
-class Turns(Callback):
-    """Times each step, and now and then the float step between two of them."""
+class StepTimes(Callback):
+    """Seconds of each training step.
 
-    def __init__(self, every: int) -> None:
-        self.every = every
-        self.quantized: list[float] = []
-        self.float: list[float] = []
+    Attributes:
+        seconds: one for each step so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
         self._started = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -89,8 +93,23 @@ class Turns(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop it; every few steps, let the float unit have its turn."""
-        self.quantized.append(time.perf_counter() - self._started)
+        """Stop it."""
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+class Turns(StepTimes):
+    """The same, and now and then the float step between two of them."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.float: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock; every few steps, let the float unit have its turn."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if batch_idx % self.every == 0:
             stage = cast("WeightStage", pl_module)
             unit = stage.target.units[stage.plan[stage.current_epoch]]
@@ -101,12 +120,13 @@ class Turns(Callback):
                 )
 
 
-def fit(stage: UnitStage, *callbacks: Callback) -> None:
-    """Run a stage on the CPU."""
+def fit(stage: UnitStage, *callbacks: Callback, precision: Precision = "32-true") -> None:
+    """Run a stage on the CPU in a precision."""
     Trainer(
         max_epochs=stage.epochs,
         accelerator="cpu",
         devices=1,
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -129,7 +149,7 @@ def time_unit(kind: Kind, iterations: int = 16, every: int = 4) -> speed.Row:
     stage.plan = [[unit.name for unit in quantized.units].index(kind.unit)]
     turns = Turns(every)
     fit(stage, CalibrateQuantizers(), turns)
-    step, reference = statistics.median(turns.quantized[1:]), statistics.median(turns.float)
+    step, reference = statistics.median(turns.seconds[1:]), statistics.median(turns.float)
     return {
         "unit": kind.title,
         "images": kind.batch_size,

@@ -37,70 +37,50 @@ def head_units(model: TwoStageDetector) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-class NeckUnit(nn.Module):
-    """The neck as a map of one tensor to one tensor.
+class HeadUnit(nn.Module):
+    """Neck or head as a map of one tensor to one tensor, which its ``forward`` describes.
 
     Args:
-        neck: float or quantized; the detector keeps it where it is.
+        part: float or quantized; the detector keeps it where it is.
     """
 
-    def __init__(self, neck: nn.Module) -> None:
+    def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.neck = neck
+        self.part = part
+
+
+class NeckUnit(HeadUnit):
+    """The neck as a map of one tensor to one tensor."""
 
     def forward(self, packed: Tensor) -> Tensor:
         """Map packed maps ``(batch, n)`` to the pyramid as tokens ``(batch, positions of all levels, channels)``."""
-        return _tokens(self.neck(unpack(packed)))
+        return _tokens(self.part(unpack(packed)))
 
 
-class ProposalUnit(nn.Module):
-    """The head of the region proposals as a map of one tensor to one tensor.
-
-    Args:
-        head: float or quantized; the detector keeps it where it is.
-    """
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
+class ProposalUnit(HeadUnit):
+    """The head of the region proposals as a map of one tensor to one tensor."""
 
     def forward(self, packed: Tensor) -> Tensor:
         """Map a packed pyramid ``(batch, n)`` to scores and box deltas ``(batch, positions, 5 · anchors)``."""
-        scores, deltas = self.head(unpack(packed))
+        scores, deltas = self.part(unpack(packed))
         return _tokens([torch.cat(pair, dim=1) for pair in zip(scores, deltas, strict=True)])
 
 
-class BoxUnit(nn.Module):
-    """A box head as a map of one tensor to one tensor.
-
-    Args:
-        head: float or quantized; the detector keeps it where it is.
-    """
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
+class BoxUnit(HeadUnit):
+    """A box head as a map of one tensor to one tensor."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features ``(batch, boxes, channels, height, width)`` to scores and deltas ``(batch, boxes, numbers)``."""
-        found = [part for part in self.head(features.flatten(0, 1)) if part is not None]
+        found = [part for part in self.part(features.flatten(0, 1)) if part is not None]
         return torch.cat(found, dim=1).view(*features.shape[:2], -1)
 
 
-class MaskUnit(nn.Module):
-    """A mask head as a map of one tensor to one tensor.
-
-    Args:
-        head: float or quantized; the detector keeps it where it is.
-    """
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
+class MaskUnit(HeadUnit):
+    """A mask head as a map of one tensor to one tensor."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features ``(batch, boxes, channels, height, width)`` to the masks' logits ``(batch, boxes, numbers)``."""
-        masks: Tensor = self.head(features.flatten(0, 1))
+        masks: Tensor = self.part(features.flatten(0, 1))
         return masks.view(*features.shape[:2], -1)
 
 

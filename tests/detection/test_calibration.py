@@ -20,6 +20,7 @@ from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_n
 from isvit_lightning.strategy import UnitStrategy
 from tests.detection.detectors import build, mask_rcnn_config
 from tests.several import in_processes
+from tests.stages.fitting import StopAt, StopError
 
 pytest.importorskip("mmdet")
 
@@ -30,21 +31,6 @@ HEADS = ["neck", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head"]
 UNITS = {"backbone": [f"backbone.{name}" for name in BACKBONE]}
 UNITS["all"] = UNITS["backbone"] + HEADS
 TUNED = pytest.mark.parametrize("reconstruct", ["backbone", "all"])
-
-
-class StopError(Exception):
-    """Stands for a kill."""
-
-
-class StopAt(Callback):
-    """Stops the program in the middle of a unit."""
-
-    def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (pl_module.title, pl_module.unit.name) == (self.title, self.unit):
-            raise StopError
 
 
 class Begun(Callback):

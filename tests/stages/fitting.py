@@ -103,3 +103,18 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     """Names of the tensors that are not bit for bit the same; NaN equals NaN."""
     return {name for name in before if not torch.equal(before[name].nan_to_num(), after[name].nan_to_num())}
+
+
+class StopError(Exception):
+    """Stands for a kill."""
+
+
+class StopAt(Callback):
+    """Stops the program in the middle of a unit."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit = title, unit
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (pl_module.title, pl_module.unit.name) == (self.title, self.unit):
+            raise StopError

@@ -15,7 +15,7 @@ from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.method import Bits, Method, Tuning
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
 from tests.helpers import image_batch, tiny_swin, tiny_vit
-from tests.stages.fitting import changed, snapshot
+from tests.stages.fitting import StopAt, StopError, changed, snapshot
 
 TUNED = Tuning(inputs="mixed")
 METHODS = {
@@ -27,21 +27,6 @@ METHODS = {
     "no stage 1": Method(stage1=Tuning(enabled=False)),
     "no stage 2": Method(reparameterize=False),
 }
-
-
-class StopError(Exception):
-    """Stands for a kill."""
-
-
-class StopAt(Callback):
-    """Stops the program in the middle of a unit."""
-
-    def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (pl_module.title, pl_module.unit.name) == (self.title, self.unit):
-            raise StopError
 
 
 class Count(Callback):
