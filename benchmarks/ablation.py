@@ -37,7 +37,8 @@ def both(key: str, value: str) -> tuple[str, ...]:
 
 VARIANTS = (
     Variant("default recipe"),
-    Variant("learning rate 6e-4", both("learning_rate", "6e-4")),
+    Variant("learning rate 6e-4 for all weights", both("learning_rate", "6e-4")),
+    Variant("learning rate 2e-4 for all weights", both("learning_rate", "2e-4")),
     Variant("stage 3 on quantized inputs only", ("--model.method.stage3.inputs", "quantized")),
     Variant("median instead of mean in stage 2", ("--model.method.statistic", "median")),
     Variant("uniform softmax quantizer", ("--model.method.softmax", "uniform")),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from isvit_lightning.errors import IsvitError
@@ -46,6 +47,10 @@ def _mismatch(value: Any, kind: Any) -> str:
         return "" if _is_number(value, Real) and math.isfinite(value) else "a finite number"
     if get_origin(kind) is dict:
         return "" if isinstance(value, dict) else "a mapping"
+    if get_origin(kind) is UnionType:
+        rest, _none = get_args(kind)
+        mismatch = _mismatch(value, rest)
+        return "" if value is None or not mismatch else f"{mismatch} or null"
     words = {bool: "true or false", str: "a text"}
     return "" if isinstance(value, kind) else words.get(kind, f"the choices of {kind.__name__}")
 
@@ -92,7 +97,10 @@ class Tuning:
 
     Args:
         enabled: false leaves the weights as they are (the stage then only calibrates).
-        learning_rate: initial rate of Adam; it falls to zero along a cosine.
+        relative_learning_rate: initial rate of Adam relative to the root mean square of each weight; a bias takes the
+            rate of its weight. It falls to zero along a cosine. Wide networks have small weights, and Adam's steps do
+            not know how large a weight is.
+        learning_rate: the same rate for all weights and biases instead, as published; null for relative ones.
         inputs: what the unit reads while it is tuned: the float network's activations, those of the quantized network
             so far, or an element-wise random mixture of both, half and half.
         recalibrate: when the ranges of activations are chosen anew: never, once before the stage, or before each unit
@@ -108,7 +116,8 @@ class Tuning:
     """
 
     enabled: bool = True
-    learning_rate: float = 2e-4
+    relative_learning_rate: float = 1.2e-2
+    learning_rate: float | None = None
     inputs: StageInputs = "float"
     recalibrate: Recalibration = "never"
     loss: Loss = "normalized"
@@ -116,10 +125,14 @@ class Tuning:
 
     def __post_init__(self) -> None:
         _require_types(self, "A stage of model.method")
-        if self.learning_rate <= 0 or self.range_learning_rate < 0:
+        for name in ("relative_learning_rate", "learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and rate <= 0:
+                raise IsvitError(f"model.method has a {name} of {rate}, expected a positive one: change it there.")
+        if self.range_learning_rate < 0:
             raise IsvitError(
-                f"Learning rates are {self.learning_rate} and {self.range_learning_rate}, expected a positive one and "
-                "one of at least 0: change learning_rate or range_learning_rate under model.method."
+                f"model.method has a range_learning_rate of {self.range_learning_rate}, expected 0 or a positive one: "
+                "change it there."
             )
 
 

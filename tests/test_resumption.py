@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.kills import QUICKSTART, SHORT, kill_and_resume, parts, start
 from isvit_lightning.checkpoints import Checkpoints
+from isvit_lightning.classifier import Evaluator
 from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.resumption import begin
@@ -116,7 +117,7 @@ def test_a_finished_run_says_so_and_prints_the_table(
     ("change", "told"),
     [
         (("--model.iterations", "4"), "model.iterations: 3 → 4"),
-        (("--model.method.stage3.learning_rate", "0.001"), "model.method.stage3.learning_rate: 0.0002 → 0.001"),
+        (("--model.method.stage3.learning_rate", "0.001"), "model.method.stage3.learning_rate: null → 0.001"),
         (("--seed_everything", "1"), "seed_everything: 0 → 1"),
         (("--data.calibration_images", "17"), "calibration images.number: 16 → 17"),
         (("--model.network.name", "swin_digits"), 'model.network.name: "vit_digits" → "swin_digits"'),
@@ -151,6 +152,17 @@ def test_sigterm_ends_with_a_sentence(finished: Path, tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
     assert resume(directory) == 0
     assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("verb", "step"), [("test", "test_step"), ("predict", "predict_step")])
+def test_sigterm_while_a_run_is_measured(
+    verb: str, step: str, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluator, step, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main([verb, "--ckpt_path", str(finished)]) == 143
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("isvit: The run was stopped by SIGTERM")
+    assert line.endswith("give the same command again.")
 
 
 def test_two_processes_of_lightnings_launcher(finished: Path, tmp_path: Path) -> None:

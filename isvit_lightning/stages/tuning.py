@@ -23,15 +23,33 @@ from isvit_lightning.stages.rollback import CHECKS, BestState
 _LOG = logging.getLogger(__name__)
 
 
-def trainable_parameters(module: nn.Module) -> list[torch.Tensor]:
-    """Weights and biases of the quantized layers below ``module``, and Swin's position bias tables; no norm."""
-    found: list[torch.Tensor] = []
+def _trainable_layers(module: nn.Module) -> list[list[torch.Tensor]]:
+    """Weight and bias of each quantized layer below ``module``, and each of Swin's position bias tables; no norm."""
+    found: list[list[torch.Tensor]] = []
     for child in module.modules():
         if isinstance(child, QuantLinear | QuantConv2d):
-            found += [parameter for parameter in (child.weight, child.bias) if parameter is not None]
+            found.append([parameter for parameter in (child.weight, child.bias) if parameter is not None])
         elif isinstance(child, QuantWindowAttention):
-            found.append(child.relative_position_bias_table)
+            found.append([child.relative_position_bias_table])
     return found
+
+
+def trainable_parameters(module: nn.Module) -> list[torch.Tensor]:
+    """Weights and biases of the quantized layers below ``module``, and Swin's position bias tables; no norm."""
+    return [parameter for layer in _trainable_layers(module) for parameter in layer]
+
+
+def rated_parameters(module: nn.Module, tuning: Tuning) -> list[tuple[list[torch.Tensor], float]]:
+    """:func:`trainable_parameters` in groups, with the initial learning rate of each.
+
+    Args:
+        module: the unit, with the weights that its tuning begins with.
+        tuning: one rate for all, or the rate relative to the root mean square of each weight.
+    """
+    if tuning.learning_rate is not None:
+        return [(trainable_parameters(module), tuning.learning_rate)]
+    relative = tuning.relative_learning_rate
+    return [(layer, relative * float(layer[0].detach().square().mean().sqrt())) for layer in _trainable_layers(module)]
 
 
 def trainable_scales(module: nn.Module) -> list[torch.Tensor]:
@@ -123,7 +141,7 @@ class TuningStage(UnitStage):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One Adam, whose parameters and state are replaced at each unit."""
         first = trainable_parameters(self.quantized.units[self.plan[0]].module)
-        return torch.optim.Adam(first, lr=self.tuning.learning_rate, fused=True)
+        return torch.optim.Adam(first, fused=True)
 
     def on_fit_start(self) -> None:
         """Begin with the micro-batch that is asked for."""
@@ -133,15 +151,14 @@ class TuningStage(UnitStage):
     def on_train_epoch_start(self) -> None:
         """Prepare the unit, and the optimizer for it."""
         super().on_train_epoch_start()
-        groups: list[tuple[list[torch.Tensor], float]] = [
-            ([*trainable_parameters(self.unit.module)], self.tuning.learning_rate)
-        ]
+        groups = rated_parameters(self.unit.module, self.tuning)
+        weights = len(groups)
         if self.tuning.range_learning_rate:
             # A rate relative to each scale: Adam's steps do not know how large a scale is.
             rate = self.tuning.range_learning_rate
             groups += [([scale], rate * float(scale)) for scale in trainable_scales(self.unit.module)]
         self._rates = [rate for _, rate in groups]
-        self._floors = [(scale, scale / 10) for group, _ in groups[1:] for scale in group]
+        self._floors = [(scale, scale / 10) for group, _ in groups[weights:] for scale in group]
         optimizer = self._optimizer()
         optimizer.state.clear()
         optimizer.param_groups.clear()

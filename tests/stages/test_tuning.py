@@ -13,6 +13,7 @@ from isvit_lightning.networks import open_quantized, quantizers, switch
 from isvit_lightning.quantizers import Role
 from isvit_lightning.stages import Schedule, UnitStage
 from isvit_lightning.stages.tuning import (
+    rated_parameters,
     reconstruction_loss,
     token_variance,
     trainable_parameters,
@@ -47,6 +48,38 @@ def test_a_swin_block_trains_the_position_bias_table_too() -> None:
             assert "attn.relative_position_bias_table" in trained
         else:
             assert trained == (["weight"] if "reduction" in unit.name else ["weight", "bias"])
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin], ids=["vit", "swin"])
+def test_rates_are_relative_to_the_size_of_each_weight_and_shared_by_its_bias(build: Any) -> None:
+    for unit in open_quantized(build(), DEFAULT_BITS, DEFAULT_METHOD).units:
+        groups = rated_parameters(unit.module, Tuning(relative_learning_rate=0.25))
+        for tensors, rate in groups:
+            size = math.sqrt(sum(value**2 for value in tensors[0].flatten().tolist()) / tensors[0].numel())
+            assert rate == pytest.approx(0.25 * size, rel=1e-5)
+            assert len({tensor.shape[0] for tensor in tensors}) == 1
+        found = [tensor for tensors, _ in groups for tensor in tensors]
+        assert [id(tensor) for tensor in found] == [id(tensor) for tensor in trainable_parameters(unit.module)]
+
+
+def test_a_learning_rate_of_its_own_holds_for_all_weights() -> None:
+    block = open_quantized(tiny_vit(), DEFAULT_BITS, DEFAULT_METHOD).units[1].module
+    ((tensors, rate),) = rated_parameters(block, Tuning(learning_rate=4e-5))
+    assert (len(tensors), rate) == (8, 4e-5)
+
+
+def test_tuning_a_network_of_scaled_weights_takes_scaled_steps() -> None:
+    """What Adam changes in the first step is the rate, whatever the size of a weight."""
+    for scale in (0.1, 1.0, 10.0):
+        model = tiny_vit()
+        with torch.no_grad():
+            model.head.weight.mul_(scale)
+        stage = make_stage("stage 1", model, image_batch(16, 4), Schedule(1, 4), Tuning(range_learning_rate=0))
+        before = model.head.weight.detach().clone()
+        run(stage)
+        moved = float((stage.quantized.units[-1].module.weight - before).abs().max())
+        size = float(before.square().mean().sqrt())
+        assert moved == pytest.approx(stage.tuning.relative_learning_rate * size, rel=0.02)
 
 
 @TITLE
@@ -182,7 +215,8 @@ def test_stochastic_depth_is_off(title: str) -> None:
 @TITLE
 @pytest.mark.parametrize("inputs", ["float", "mixed"])
 def test_micro_batches_change_the_order_of_summation_alone(title: str, inputs: Literal["float", "mixed"]) -> None:
-    choices: dict[str, Any] = {"inputs": inputs, "batch_size": 40}
+    # Small steps: the larger they are, the more values cross from one code to the next because of the last bit.
+    choices: dict[str, Any] = {"inputs": inputs, "batch_size": 40, "learning_rate": 2e-4}
     torch.manual_seed(7)
     start = snapshot(make_stage(title, tiny_vit(), image_batch(16, 40), Schedule()).network)
     parts, whole = tuned(title, micro_batch=16, **choices), tuned(title, micro_batch=40, **choices)
