@@ -307,9 +307,12 @@ def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
     try:
         given = with_run_config(given)
         chosen_program(given, program)(given)
+    except TerminatedError as error:
+        _tell(error.sentence(given[0] if given else ""), first)
+        return EXIT_STATUS
     except IsvitError as error:
         _tell(str(error), first)
-        return EXIT_STATUS if isinstance(error, TerminatedError) else 2
+        return 2
     except (ArgumentError, ValueError) as error:
         # The parser wraps what a constructor raises; any other ValueError is no mistake of the user.
         if isinstance(error, ValueError) and not own_sentences(error):

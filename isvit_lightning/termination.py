@@ -16,6 +16,15 @@ EXIT_STATUS = 128 + signal.SIGTERM
 class TerminatedError(IsvitError):
     """The process was asked to end."""
 
+    def sentence(self, verb: str) -> str:
+        """What the user reads, who gave the command ``verb``."""
+        advice = (
+            "every finished unit is kept; go on with the same command and --resume true."
+            if verb == "fit"
+            else "give the same command again."
+        )
+        return f"The run was stopped by SIGTERM before its end, expected to be left alone: {advice}"
+
 
 @contextmanager
 def sentence_on_sigterm() -> Iterator[None]:
@@ -49,7 +58,4 @@ def _install() -> None:
 
 
 def _raise(_number: int, _frame: FrameType | None) -> None:
-    raise TerminatedError(
-        "The run was stopped by SIGTERM before its end, expected to be left alone: every finished unit is kept; go on "
-        "with the same command and --resume true."
-    )
+    raise TerminatedError

@@ -1,7 +1,13 @@
-"""One thread and one seed."""
+"""One thread, one seed, and a finished run for all who only look at it."""
+
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+from isvit_lightning.cli import main
+from tests.command_line import QUICKSTART, SMALL
 
 torch.set_num_threads(1)
 
@@ -10,3 +16,19 @@ torch.set_num_threads(1)
 def seed() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the quickstart, tiny; not to be changed."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pytest"])
+        assert main(["fit", "--config", QUICKSTART, *SMALL, "--trainer.default_root_dir", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture
+def own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main`` replaces the process's arguments."""
+    monkeypatch.setattr(sys, "argv", ["pytest"])
