@@ -1,8 +1,12 @@
-"""Which images a step is made on."""
+"""Which images a step is made on, and which of their inputs come from where."""
+
+import math
 
 import torch
 
 _SHARES = 8
+_BITS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float()
+"""The eight bits of each byte, as numbers."""
 
 
 def draw_batch(images: int, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -21,3 +25,17 @@ def draw_batch(images: int, size: int, generator: torch.Generator) -> torch.Tens
     # Dealt in rounds: the first image of each remainder, then the second of each, and so on.
     rounds = shares[torch.arange(images), shuffled % _SHARES]
     return shuffled[rounds.argsort(stable=True)[:size]]
+
+
+def draw_mixture(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Zeros and ones at random, half and half, float32 of ``shape``.
+
+    Args:
+        shape: of the tensors that are mixed.
+        generator: source of the draw.
+    """
+    count = math.prod(shape)
+    drawn = torch.empty(math.ceil(count / 8), dtype=torch.uint8).random_(generator=generator)
+    # Eight choices in a random byte: a random number for each would take more time than some units do. Numbers instead
+    # of booleans: a CPU interpolates between tensors many times faster than it selects from them.
+    return torch.nn.functional.embedding(drawn.int(), _BITS).view(-1)[:count].view(shape)

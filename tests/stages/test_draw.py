@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from isvit_lightning.stages.draw import draw_batch
+from isvit_lightning.stages.draw import draw_batch, draw_mixture
 
 
 @pytest.mark.parametrize(("images", "size"), [(256, 32), (10, 4), (3, 8), (1, 1), (1000, 31), (8, 8)])
@@ -42,3 +42,21 @@ def test_the_generator_decides() -> None:
     first, again = (draw_batch(50, 16, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, draw_batch(50, 16, torch.Generator().manual_seed(5)))
+
+
+def test_a_mixture_is_the_bits_of_random_bytes() -> None:
+    shape = (3, 5, 7)
+    mixture = draw_mixture(shape, torch.Generator().manual_seed(4))
+    drawn = torch.empty(14, dtype=torch.uint8).random_(generator=torch.Generator().manual_seed(4))
+    bits = [float(byte >> place & 1) for byte in drawn.tolist() for place in range(8)]
+    assert mixture.shape == shape
+    assert mixture.flatten().tolist() == bits[: 3 * 5 * 7]
+
+
+def test_a_mixture_takes_half_of_each_and_nothing_between() -> None:
+    mixture = draw_mixture((64, 50, 31), torch.Generator().manual_seed(0))
+    assert mixture.unique().tolist() == [0, 1]
+    assert float(mixture.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float((mixture.mean(dim=0) - 0.5).abs().max()) < 0.35
+    first, second = torch.randn(2, *mixture.shape) * 10.0 ** torch.randint(-6, 6, mixture.shape)
+    assert torch.equal(torch.lerp(first, second, mixture), torch.where(mixture.bool(), second, first))
