@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("mmdet")
 
 from detection.data import CocoDataModule
+from detection.runtime import import_mmdet
 from isvit_lightning.data.sources import UnreadableImageError
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks.preprocessing import Preprocessing
@@ -209,6 +210,7 @@ def test_real_images_come_as_from_mmdets_own_dataset(tmp_path: Path) -> None:
     assert (data.num_evaluation_images, data.num_classes) == (158, 80)
     assert len(CocoDataModule(**options, calibration_images=128).calibration_list().names) == 128
 
+    import_mmdet()
     from mmdet.datasets import CocoDataset
 
     pipeline = [
