@@ -21,7 +21,7 @@ PAGES = {"top1": REFERENCE.parent.parent / "README.md", "box_ap": REFERENCE.pare
 METRICS = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP"}
 """Metrics of an entry with their titles; a classifier has the first, a detector the others."""
 AP_TOLERANCE = 1.5
-"""Points of box and mask AP on 100 images; seeds of the calibration were seen to differ by up to 1.2."""
+"""Points of box and mask AP on 200 images; seeds of the calibration were seen to differ by up to 1.2."""
 ROWS = ("float", "round_to_nearest", "repq", "stage1", "quantized")
 _HEADER = """\
 # Reference numbers: what each command printed, and how far another machine may be from it (points of top-1 or AP).

@@ -193,7 +193,7 @@ def test_real_images_come_as_from_mmdets_own_dataset(tmp_path: Path) -> None:
     if not archive.exists():
         pytest.skip(f"{archive} is absent: set ISVIT_DATA to a folder that holds it")
     with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extractall(tmp_path)
     folder = tmp_path / "coco_mini"
     options = {
         name: str(folder / place)
