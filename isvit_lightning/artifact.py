@@ -102,8 +102,8 @@ def load(
     try:
         bits = _choices(Bits, metadata["bits"])
         method = _choices(Method, metadata["method"])
-        architecture = metadata["architecture"] and _choices(architecture_type, metadata["architecture"])
-        preprocessing = metadata["preprocessing"] and _choices(preprocessing_type, metadata["preprocessing"])
+        architecture = _optional(architecture_type, metadata["architecture"])
+        preprocessing = _optional(preprocessing_type, metadata["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IsvitError(
             f"{path} is damaged (its description lacks or garbles {first_line(error)}), expected a "
@@ -168,6 +168,11 @@ def _other_network(path: Path, detail: str) -> str:
         f"{path} belongs to another network (first difference: {detail}); expected the one it was calibrated from: "
         "check --ckpt_path and model.network."
     )
+
+
+def _optional(kind: type[_Choices], values: Any) -> _Choices | None:
+    """The same as :func:`_choices`, where null stands for nothing known."""
+    return None if values is None else _choices(kind, values)
 
 
 def _choices(kind: type[_Choices], values: Any) -> _Choices:

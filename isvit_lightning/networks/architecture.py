@@ -42,16 +42,7 @@ class Architecture:
         Raises:
             IsvitError: the name or an argument is wrong, or the weights cannot be had.
         """
-        if not isinstance(self.args, dict) or not isinstance(self.name, str):
-            raise IsvitError(
-                f"The network is {self.name!r} with arguments {self.args!r}, expected a name and arguments by name: "
-                "correct model.network.name and model.network.args."
-            )
-        if _NO_ARGUMENTS & self.args.keys():
-            raise IsvitError(
-                f"The arguments of {self.name} hold {min(_NO_ARGUMENTS & self.args.keys())}, expected none that reads "
-                "a file: leave it out of model.network.args, and set model.network.checkpoint to a file with weights."
-            )
+        self._check()
         if self.name in EMBEDDED:
             return self._embedded(pretrained).eval()
         if self.name != SWIN:
@@ -71,6 +62,25 @@ class Architecture:
                 "arguments of timm's create_model: correct model.network.args, or model_args in "
                 "model.network.description."
             ) from None
+
+    def _check(self) -> None:
+        """Refuse what no description means."""
+        if not isinstance(self.args, dict) or not isinstance(self.name, str):
+            raise IsvitError(
+                f"The network is {self.name!r} with arguments {self.args!r}, expected a name and arguments by name: "
+                "correct model.network.name and model.network.args."
+            )
+        if _NO_ARGUMENTS & self.args.keys():
+            raise IsvitError(
+                f"The arguments of {self.name} hold {min(_NO_ARGUMENTS & self.args.keys())}, expected none that reads "
+                "a file: leave it out of model.network.args, and set model.network.checkpoint to a file with weights."
+            )
+        negative = [name for name, value in self.args.items() if isinstance(value, int | float) and value < 0]
+        if negative:
+            raise IsvitError(
+                f"The arguments of {self.name} hold {negative[0]} = {self.args[negative[0]]}, expected no negative "
+                "number: correct model.network.args, or model_args in model.network.description."
+            )
 
     @classmethod
     def of(cls, model: nn.Module) -> "Architecture | None":
