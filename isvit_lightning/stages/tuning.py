@@ -84,7 +84,7 @@ def token_variance(targets: torch.Tensor, module: nn.Module) -> torch.Tensor | N
     """
     if targets.dim() < 3 or isinstance(module, QuantConv2d):
         return None
-    # By hand: the library's variance reads the values one by one, which takes ten times as long.
+    # By hand: the library's variance reads the values one by one, which is slow.
     centered = targets - targets.mean(dim=-1, keepdim=True)
     variance = centered.square_().sum(dim=-1, keepdim=True) / (targets.shape[-1] - 1)
     return variance + torch.finfo(targets.dtype).eps
@@ -241,7 +241,7 @@ class TuningStage(UnitStage):
         self.rolled_back.append(self.unit.name)
         _LOG.warning(
             "%s %s: the loss is no number, the unit is rolled back to its best state (loss %.4g); a lower "
-            "model.method.%s.learning_rate may mend it",
+            "relative_learning_rate or learning_rate under model.method.%s may mend it",
             self.title,
             self.unit.name,
             float(self._best.loss),
