@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import Callback, Trainer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -138,3 +139,16 @@ def quantized_network(
 def relative_change(after: torch.Tensor, before: torch.Tensor) -> float:
     """Norm of the difference as a share of the norm before."""
     return float((after - before).detach().norm() / before.detach().norm())
+
+
+def quiet_trainer(*callbacks: Callback, **options: Any) -> Trainer:
+    """A trainer on the CPU that shows and writes nothing, unless ``options`` say otherwise."""
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(**{**quiet, **options}, callbacks=list(callbacks))

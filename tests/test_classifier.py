@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -13,24 +12,15 @@ from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_dire
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks.source import NetworkSource
-
-
-def trainer() -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+from tests.helpers import quiet_trainer
 
 
 def accuracies(logits: torch.Tensor, labels: list[int], batch_size: int = 3) -> dict[str, float]:
     """Top-1 and top-5 of a network that returns its input."""
     data = DataLoader(TensorDataset(logits, torch.tensor(labels)), batch_size=batch_size)
     evaluator = Evaluator(nn.Identity(), logits.shape[1])
-    tested = per_cent(trainer().test(evaluator, data, verbose=False)[0])
-    assert per_cent(trainer().validate(evaluator, data, verbose=False)[0]) == tested
+    tested = per_cent(quiet_trainer().test(evaluator, data, verbose=False)[0])
+    assert per_cent(quiet_trainer().validate(evaluator, data, verbose=False)[0]) == tested
     return tested
 
 
@@ -68,7 +58,7 @@ def test_per_cent_rounds_to_a_thousandth() -> None:
 def test_predictions_are_probabilities(labeled: bool) -> None:
     logits = torch.randn(5, 4)
     data: Any = TensorDataset(logits, torch.zeros(5).long()) if labeled else TensorDataset(logits)
-    batches = trainer().predict(Evaluator(nn.Identity(), 4), DataLoader(data, batch_size=2))
+    batches = quiet_trainer().predict(Evaluator(nn.Identity(), 4), DataLoader(data, batch_size=2))
     assert batches is not None
     assert torch.allclose(torch.cat(batches), logits.softmax(dim=1))
 

@@ -12,7 +12,7 @@ from isvit_lightning.callbacks import RequireCalibrated
 from isvit_lightning.classifier import Evaluator
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import open_quantized
-from tests.helpers import DEFAULT_BITS, DEFAULT_METHOD, image_batch, quantized_network, tiny_vit
+from tests.helpers import DEFAULT_BITS, DEFAULT_METHOD, image_batch, quantized_network, quiet_trainer, tiny_vit
 
 Verb = Callable[[Trainer, Evaluator, Any], Any]
 VERB = pytest.mark.parametrize(
@@ -26,17 +26,6 @@ VERB = pytest.mark.parametrize(
 )
 
 
-def guarded_trainer() -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[RequireCalibrated()],
-    )
-
-
 def batches(images: torch.Tensor) -> DataLoader[Any]:
     return DataLoader(TensorDataset(images, torch.zeros(len(images), dtype=torch.long)), batch_size=2)
 
@@ -45,7 +34,7 @@ def batches(images: torch.Tensor) -> DataLoader[Any]:
 def test_an_uncalibrated_network_is_refused(verb: Verb) -> None:
     network = open_quantized(tiny_vit(), DEFAULT_BITS, DEFAULT_METHOD).model
     with pytest.raises(IsvitError, match=r"quantizers are not calibrated, the first is .*--ckpt_path"):
-        verb(guarded_trainer(), Evaluator(network, 5), batches(image_batch(16, 4)))
+        verb(quiet_trainer(RequireCalibrated()), Evaluator(network, 5), batches(image_batch(16, 4)))
 
 
 @VERB
@@ -56,11 +45,11 @@ def test_one_uncalibrated_quantizer_is_enough_and_is_named(verb: Verb) -> None:
     quantizer.scale.fill_(torch.nan)
     quantizer.refresh()
     with pytest.raises(IsvitError, match=r"^1 quantizers .*blocks\.1\.mlp\.fc2\.input_quantizer"):
-        verb(guarded_trainer(), Evaluator(network, 5), batches(images))
+        verb(quiet_trainer(RequireCalibrated()), Evaluator(network, 5), batches(images))
 
 
 @VERB
 def test_a_calibrated_or_float_network_passes(verb: Verb) -> None:
     images = image_batch(16, 4)
     for network in (quantized_network(tiny_vit(), images).model, tiny_vit()):
-        assert verb(guarded_trainer(), Evaluator(network, 5), batches(images))
+        assert verb(quiet_trainer(RequireCalibrated()), Evaluator(network, 5), batches(images))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from isvit_lightning.callbacks import CalibrateQuantizers, WatchQuantizers
@@ -15,7 +14,7 @@ from isvit_lightning.networks import open_quantized, quantizers, switch
 from isvit_lightning.quantizers import PerChannel, UniformQuantizer
 from isvit_lightning.stages import Schedule
 from tests.helpers import image_batch, quantized_network, tiny_vit
-from tests.stages.fitting import make_stage
+from tests.stages.fitting import make_stage, trainer_of
 
 
 def uniform(scale: float = 1.0, zero_point: float = 1.0, bits: int = 2) -> UniformQuantizer:
@@ -96,16 +95,8 @@ def test_fractional_zero_points_are_left_out() -> None:
 
 def test_figures_of_each_unit_are_logged(tmp_path: Path) -> None:
     stage = make_stage("stage 3", tiny_vit(), image_batch(16, 6), Schedule(1, 4))
-    trainer = Trainer(
-        max_epochs=stage.epochs,
-        accelerator="cpu",
-        logger=CSVLogger(tmp_path, "logs", "stage3"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[CalibrateQuantizers(), WatchQuantizers(images=3)],
-    )
-    trainer.fit(stage)
+    logger = CSVLogger(tmp_path, "logs", "stage3")
+    trainer_of(stage, CalibrateQuantizers(), WatchQuantizers(images=3), logger=logger).fit(stage)
     columns = (tmp_path / "logs" / "stage3" / "metrics.csv").read_text().splitlines()[0].split(",")
     for name in quantizers(open_quantized(tiny_vit(), Bits(), Method()).model):
         unit = next(unit.name for unit in stage.quantized.units if name.startswith(f"{unit.name}."))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from isvit_lightning.data import CalibrationDataModule, ImageFolderDataModule
@@ -20,6 +20,7 @@ from tests.data.samples import (
     values,
     write,
 )
+from tests.helpers import quiet_trainer
 
 
 def numbers(data: CalibrationDataModule) -> list[int]:
@@ -122,14 +123,7 @@ def test_a_trainer_counts_every_image_once() -> None:
             return batch[0][:, 0, 0, 0]
 
     data, count = MemoryDataModule(labels=[0, 1, 0, 1, 0], batch_size=2), Count()
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer()
     trainer.test(count, datamodule=data, verbose=False)
     assert count.seen == 5
     predicted = torch.cat(trainer.predict(count, datamodule=data))

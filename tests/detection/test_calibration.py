@@ -17,10 +17,9 @@ from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.method import Bits, Method, Reconstructed
 from isvit_lightning.processes import checksum, world_size
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
-from isvit_lightning.strategy import UnitStrategy
 from tests.detection.detectors import build, mask_rcnn_config
 from tests.several import in_processes
-from tests.stages.fitting import StopAt, StopError
+from tests.stages.fitting import StopAt, StopError, trainer_of
 
 pytest.importorskip("mmdet")
 
@@ -58,21 +57,8 @@ def calibrated(
     ranges = CalibrateQuantizers(method.range_images)
 
     def fit(stage: UnitStage) -> None:
-        several: dict[str, Any] = {"devices": 1}
-        if stage.shards_images and world_size() > 1:
-            several = {"devices": world_size(), "strategy": UnitStrategy()}
         saving = [] if checkpoints is None or world_size() > 1 else [SaveUnits(checkpoints)]
-        trainer = Trainer(
-            max_epochs=stage.epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=bool(saving),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[ranges, *callbacks, *saving],
-            **several,
-        )
+        trainer = trainer_of(stage, ranges, *callbacks, *saving, enable_checkpointing=bool(saving))
         trainer.fit(stage)
 
     calibration = Calibration(model, images, Bits(3, 4), method, schedule)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import nn
 
 pytest.importorskip("mmdet")
@@ -24,6 +23,7 @@ from detection.embedded.scenes import digit_scene
 from detection.evaluation import DetectionEvaluator, average_precision
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
+from tests.helpers import quiet_trainer
 
 AREA = 60 * 40
 
@@ -245,20 +245,14 @@ def exact(truth: GroundTruth) -> list[Detections]:
     return everything
 
 
-def trainer(**options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    whole = {"enable_checkpointing": False, "use_distributed_sampler": False}
-    return Trainer(accelerator="cpu", **{**quiet, **whole, **options})
-
-
 def test_the_trainer_measures_and_predicts() -> None:
     data = DigitsDetectionDataModule(evaluation_images=5, batch_size=2)
     truth = data.ground_truth()
     oracle = Oracle(truth)
-    metrics = trainer(devices=1).test(DetectionEvaluator(oracle, truth), datamodule=data, verbose=False)[0]
+    metrics = quiet_trainer(devices=1).test(DetectionEvaluator(oracle, truth), datamodule=data, verbose=False)[0]
     assert metrics == pytest.approx(dict.fromkeys(("box_ap", "box_ap50", "mask_ap", "mask_ap50"), 100.0))
     assert sorted(oracle.asked) == sorted(truth.image_ids)
-    batches = trainer(devices=1).predict(DetectionEvaluator(oracle), datamodule=data)
+    batches = quiet_trainer(devices=1).predict(DetectionEvaluator(oracle), datamodule=data)
     predicted = [each for batch in batches or [] for each in batch]
     assert [each.image_id for each in predicted] == truth.image_ids
     assert torch.equal(predicted[3].boxes, exact(truth)[3].boxes)
@@ -268,7 +262,7 @@ def test_a_second_test_starts_anew() -> None:
     data = DigitsDetectionDataModule(evaluation_images=2)
     truth = data.ground_truth()
     evaluator = DetectionEvaluator(Oracle(truth), truth)
-    first, second = (trainer(devices=1).test(evaluator, datamodule=data, verbose=False)[0] for _ in range(2))
+    first, second = (quiet_trainer(devices=1).test(evaluator, datamodule=data, verbose=False)[0] for _ in range(2))
     assert first == second
 
 
@@ -279,7 +273,7 @@ def test_two_processes_measure_what_one_does() -> None:
     del oracle.known[truth.image_ids[0]]  # found wrongly below, so that the result is not a round 100
     oracle.known[truth.image_ids[0]] = found(truth.image_ids[0], (0, 1.0, [0, 0, 9, 9]))
     one, two = (
-        trainer(**options).test(DetectionEvaluator(oracle, truth), datamodule=data, verbose=False)[0]
+        quiet_trainer(**options).test(DetectionEvaluator(oracle, truth), datamodule=data, verbose=False)[0]
         for options in ({"devices": 1}, {"devices": 2, "strategy": "ddp_fork"})
     )
     assert 0 < one["box_ap"] < 100
@@ -294,7 +288,7 @@ def test_images_that_were_left_out(options: dict[str, Any]) -> None:
     data = DigitsDetectionDataModule(evaluation_images=5)
     truth = data.ground_truth()
     with pytest.raises(Exception, match=r"[23] of 5 evaluation images were left out, expected all to be measured"):
-        trainer(**options).test(DetectionEvaluator(Oracle(truth), truth), datamodule=data, verbose=False)
+        quiet_trainer(**options).test(DetectionEvaluator(Oracle(truth), truth), datamodule=data, verbose=False)
 
 
 def test_an_image_that_two_processes_measured_counts_once() -> None:

@@ -13,11 +13,21 @@ from torch import nn
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.method import Bits, Method, Tuning
 from isvit_lightning.networks import OpenedNetwork, calibrate_activations, open_float, open_quantized, switch
+from isvit_lightning.processes import world_size
 from isvit_lightning.stages import ActivationStage, Schedule, UnitStage, WeightStage
+from isvit_lightning.strategy import UnitStrategy
+from tests.helpers import quiet_trainer
 
 DEFAULT_BITS = Bits(3, 3)
 TUNED = {"stage 1": ActivationStage, "stage 3": WeightStage}
 """The stages that tune, by title."""
+
+
+def trainer_of(stage: UnitStage, *callbacks: Callback, **options: Any) -> Trainer:
+    """A quiet trainer for ``stage``, on all processes of this group where the stage shares its images among them."""
+    if stage.shards_images and world_size() > 1:
+        options |= {"devices": world_size(), "strategy": UnitStrategy()}
+    return quiet_trainer(*callbacks, **{"max_epochs": stage.epochs, "devices": 1, **options})
 
 
 def run(
@@ -27,17 +37,7 @@ def run(
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
 ) -> UnitStage:
     """``stage`` after its fit on the CPU."""
-    trainer = Trainer(
-        max_epochs=stage.epochs,
-        accelerator="cpu",
-        precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[CalibrateQuantizers(range_images), *callbacks],
-    )
-    trainer.fit(stage)
+    trainer_of(stage, CalibrateQuantizers(range_images), *callbacks, precision=precision).fit(stage)
     return stage
 
 

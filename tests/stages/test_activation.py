@@ -40,8 +40,8 @@ def test_weights_stay_float(build: Callable[[], nn.Module], size: int) -> None:
 
 @NETWORK
 def test_the_loss_of_every_unit_falls(build: Callable[[], nn.Module], size: int) -> None:
-    tuning, progress = Tuning(learning_rate=2e-3), UnitProgress(live=False)
-    run(make_stage("stage 1", build(), image_batch(size, 8), Schedule(20, 8), tuning, bits=Bits(4, 4)), progress)
+    tuning, progress = Tuning(learning_rate=2e-3, range_learning_rate=0.0), UnitProgress(live=False)
+    run(make_stage("stage 1", build(), image_batch(size, 8), Schedule(30, 8), tuning, bits=Bits(4, 4)), progress)
     assert len(progress.reports) > 2
     for report in progress.reports:
         assert 0 < report.last < report.first, report

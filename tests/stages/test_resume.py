@@ -15,7 +15,7 @@ from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.method import Bits, Method, Tuning
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
 from tests.helpers import image_batch, tiny_swin, tiny_vit
-from tests.stages.fitting import StopAt, StopError, changed, snapshot
+from tests.stages.fitting import StopAt, StopError, changed, snapshot, trainer_of
 
 TUNED = Tuning(inputs="mixed")
 METHODS = {
@@ -47,15 +47,7 @@ def calibrated(
 
     def fit(stage: UnitStage) -> None:
         saving = [] if checkpoints is None else [SaveUnits(checkpoints)]
-        trainer = Trainer(
-            max_epochs=stage.epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=bool(saving),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[ranges, *callbacks, *saving],
-        )
+        trainer = trainer_of(stage, ranges, *callbacks, *saving, enable_checkpointing=bool(saving))
         trainer.fit(stage)
 
     calibration = Calibration(model, images, Bits(3, 3), method, Schedule(2, 4))

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, Trainer
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.method import Bits, Method, Tuning
-from isvit_lightning.processes import checksum, rank, world_size
+from isvit_lightning.processes import checksum, rank
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, tuning
-from isvit_lightning.strategy import UnitStrategy
 from tests.helpers import image_batch, tiny_vit
 from tests.several import in_processes
+from tests.stages.fitting import trainer_of
 
 MIXED = Tuning(inputs="mixed", recalibrate="unit")
 METHODS = {
@@ -52,21 +52,7 @@ def shared(name: str, folder: str) -> dict[str, Any]:
                 sizes.append(sum(t.grad.numel() * t.grad.element_size() for t in tensors))
 
     def fit(stage: UnitStage) -> None:
-        several: dict[str, Any] = {"devices": 1}
-        if stage.shards_images and world_size() > 1:
-            several = {"devices": world_size(), "strategy": UnitStrategy()}
-        trainer = Trainer(
-            max_epochs=stage.epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[ranges, units, Sizes()],
-            **several,
-        )
-        trainer.fit(stage)
+        trainer_of(stage, ranges, units, Sizes()).fit(stage)
 
     tuning.sum_over_processes = counted  # the only transfer of a step
     calibration = Calibration(model, images, Bits(3, 3), method, Schedule(4, 4, micro_batch=2))
