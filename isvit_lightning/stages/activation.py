@@ -34,6 +34,11 @@ class ActivationStage(TuningStage):
     ) -> None:
         super().__init__(quantized, target, images, schedule, method.stage1, number=1)
 
+    @property
+    def shards_images(self) -> bool:
+        """On quantized inputs, where every unit depends on the ones before it; otherwise processes share the units."""
+        return self.reads_quantized
+
     def visits(self, unit: Unit) -> bool:
         """Units with an activation quantizer."""
         return any(quantizer.role is not Role.WEIGHT for quantizer in quantizers(unit.module).values())

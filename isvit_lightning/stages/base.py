@@ -61,8 +61,6 @@ class UnitStage(LightningModule):
 
     title = "stage"
     tuning: Tuning | None = None
-    shards_images = False
-    """Whether each process carries its own images; otherwise each takes its own units."""
     repeated = False
     """Whether each process does all units on all images instead."""
 
@@ -129,6 +127,11 @@ class UnitStage(LightningModule):
     @property
     def reads_quantized(self) -> bool:
         """Whether units read the activations of the quantized network so far."""
+        return False
+
+    @property
+    def shards_images(self) -> bool:
+        """Whether each process carries its own images; otherwise each takes its own units."""
         return False
 
     def train_dataloader(self) -> Iterable[int]:

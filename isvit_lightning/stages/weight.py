@@ -20,7 +20,6 @@ class WeightStage(TuningStage):
     """
 
     title = "stage 3"
-    shards_images = True
 
     def __init__(
         self,
@@ -31,6 +30,11 @@ class WeightStage(TuningStage):
         method: Method,
     ) -> None:
         super().__init__(quantized, target, images, schedule, method.stage3, number=3)
+
+    @property
+    def shards_images(self) -> bool:
+        """Always: the quantized weights of a unit change what later units read."""
+        return True
 
     def visits(self, unit: Unit) -> bool:
         """Every unit."""

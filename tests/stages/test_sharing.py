@@ -19,6 +19,7 @@ from tests.stages.fitting import trainer_of
 MIXED = Tuning(inputs="mixed", recalibrate="unit")
 METHODS = {
     "recommended": Method(range_images=5),
+    "stage 1 on quantized inputs": Method(range_images=5, stage1=Tuning(inputs="quantized")),
     "ranges anew per unit": Method(range_images=5, stage1=replace(MIXED, inputs="float"), stage3=MIXED),
 }
 
