@@ -175,7 +175,7 @@ class Method:
     range_images: int = 64
     range_error: RangeError = "normalized"
     reconstruct: Reconstructed = "backbone"
-    stage1: Tuning = field(default_factory=Tuning)
+    stage1: Tuning = field(default_factory=lambda: Tuning(inputs="quantized"))
     stage3: Tuning = field(default_factory=lambda: Tuning(inputs="mixed"))
 
     def __post_init__(self) -> None:

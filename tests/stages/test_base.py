@@ -53,7 +53,7 @@ def test_each_image_passes_each_network_once(build: Build, size: int, title: str
 @NETWORK
 def test_choosing_ranges_costs_one_pass_over_their_images(build: Build, size: int) -> None:
     images = image_batch(size, 12)
-    stage = make_stage("stage 1", build(), images, SCHEDULE, ranges=False)
+    stage = make_stage("stage 1", build(), images, SCHEDULE, Tuning(inputs="float"), ranges=False)
     with counted(stage.target) as floats, counted(stage.quantized) as quantized:
         run(stage, range_images=5)
     assert set(floats.values()) == {12}

@@ -99,13 +99,24 @@ def test_a_lost_part_is_done_again(lost: str, tmp_path: Path) -> None:
     begun = {unit for title, unit in count.begun if title == f"stage {lost[5]}"}
     blocks = {"blocks.0", "blocks.1", "head"}
     again = {
-        "stage1-001": {"blocks.0"},
+        "stage1-001": blocks,
         "stage1-start": blocks,
         "stage2": {"blocks.0", "blocks.1"},
         "stage3-001": blocks,
         "stage3-start": {"patch_embed.proj", *blocks},
     }
     assert begun == again[lost]
+
+
+def test_a_lost_unit_of_a_stage_on_float_inputs_is_all_that_is_done_again(tmp_path: Path) -> None:
+    model, images, checkpoints = tiny_vit(), image_batch(16, 4), Checkpoints(tmp_path, "run")
+    method = Method(stage1=Tuning(inputs="float"))
+    expected = calibrated(model, images, method, checkpoints)
+    for lost in ("stage1-001", "stage2"):
+        (tmp_path / f"{lost}.safetensors").unlink()
+    count = Count()
+    assert changed(expected, calibrated(model, images, method, checkpoints, count)) == set()
+    assert {unit for title, unit in count.begun if title == "stage 1"} == {"blocks.0"}
 
 
 def test_a_finished_calibration_is_only_read(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.stages.fitting import trainer_of
 MIXED = Tuning(inputs="mixed", recalibrate="unit")
 METHODS = {
     "recommended": Method(range_images=5),
-    "stage 1 on quantized inputs": Method(range_images=5, stage1=Tuning(inputs="quantized")),
+    "stage 1 on float inputs": Method(range_images=5, stage1=Tuning(inputs="float")),
     "ranges anew per unit": Method(range_images=5, stage1=replace(MIXED, inputs="float"), stage3=MIXED),
 }
 
@@ -73,7 +73,7 @@ def test_two_processes_end_with_the_bits_of_one(name: str, tmp_path: Any) -> Non
 
 
 def test_units_and_images_are_shared(tmp_path: Any) -> None:
-    first, second, third = in_processes(shared, 3, "recommended", tmp_path)
+    first, second, third = in_processes(shared, 3, "stage 1 on float inputs", tmp_path)
     assert first["checksum"] == second["checksum"] == third["checksum"]
     stage1 = [[unit for unit in each["units"] if unit.startswith("stage1")] for each in (first, second, third)]
     assert stage1 == [["stage1 blocks.0"], ["stage1 blocks.1"], ["stage1 head"]]
