@@ -1,7 +1,8 @@
 """A stage-3 step of a unit against float forward, backward and Adam of the same unit, by kind of unit.
 
-Both are measured by turns while one unit is tuned, so that whatever else the machine does weighs on both sides. The
-last row is a whole calibration against iterations times the float steps of all units, both stages together.
+Both are measured by turns while one unit is tuned, so that whatever else the machine does weighs on both sides; then
+the same with the unit compiled, where there is a C++ compiler. The last row is a whole calibration against iterations
+times the float steps of all units, both stages together.
 
 ::
 
@@ -9,6 +10,7 @@ last row is a whole calibration against iterations times the float steps of all 
 """
 
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -135,8 +137,28 @@ def fit(stage: UnitStage, *callbacks: Callback, precision: Precision = "32-true"
     ).fit(stage)
 
 
-def time_unit(kind: Kind, iterations: int = 16, every: int = 4) -> speed.Row:
-    """Median steps of the unit of ``kind``."""
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a unit.
+
+    Args:
+        first: first step of stage 3, which compiles the unit where that is asked for.
+        step: median of the others.
+        reference: median float step between them.
+    """
+
+    first: float
+    step: float
+    reference: float
+
+    @property
+    def ratio(self) -> float:
+        """The step against the float step."""
+        return round(self.step / self.reference, 2)
+
+
+def time_unit(kind: Kind, compiled: bool, iterations: int = 16, every: int = 4) -> Timing:
+    """Steps of the unit of ``kind``."""
     torch.manual_seed(0)
     model, method = kind.build().eval(), Method()
     images = torch.randn(2 * kind.batch_size, 3, kind.size, kind.size)
@@ -145,18 +167,28 @@ def time_unit(kind: Kind, iterations: int = 16, every: int = 4) -> speed.Row:
     calibrate_activations(quantized.model, lambda: quantized.walk(images[:8]))
     for pair in quantized.pairs:
         reparameterize(pair, method.statistic, method.round_zero_point)
-    stage = WeightStage(quantized, open_float(model), images, Schedule(iterations, kind.batch_size), method)
+    schedule = Schedule(iterations, kind.batch_size, compile_units=compiled)
+    stage = WeightStage(quantized, open_float(model), images, schedule, method)
     stage.plan = [[unit.name for unit in quantized.units].index(kind.unit)]
     turns = Turns(every)
     fit(stage, CalibrateQuantizers(), turns)
-    step, reference = statistics.median(turns.seconds[1:]), statistics.median(turns.float)
+    first, *steps = turns.seconds
+    return Timing(*(1e3 * seconds for seconds in (first, statistics.median(steps), statistics.median(turns.float))))
+
+
+def row(kind: Kind) -> speed.Row:
+    """Plain and compiled steps of one unit; only plain ones where there is no compiler."""
+    plain = time_unit(kind, compiled=False)
+    compiled = time_unit(kind, compiled=True) if shutil.which(os.environ.get("CXX", "g++")) else None
     return {
         "unit": kind.title,
         "images": kind.batch_size,
-        "float step, ms": round(1e3 * reference, 1),
-        "stage-3 step, ms": round(1e3 * step, 1),
-        "ratio": round(step / reference, 2),
+        "float step, ms": round(plain.reference, 1),
+        "stage-3 step, ms": round(plain.step, 1),
+        "ratio": plain.ratio,
         "limit": LIMIT,
+        "ratio compiled": compiled.ratio if compiled else "",
+        "compiling, s": round(compiled.first / 1e3) if compiled else "",
     }
 
 
@@ -183,10 +215,12 @@ def time_calibration(iterations: int = 20, images: int = 128) -> speed.Row:
         "stage-3 step, ms": round(1e3 * total / iterations, 1),
         "ratio": round(total / (iterations * schedule), 2),
         "limit": "",
+        "ratio compiled": "",
+        "compiling, s": "",
     }
 
 
 if __name__ == "__main__":
     speed.quiet()
     keep_one_heap()
-    speed.finish("steps", [*map(time_unit, kinds()), time_calibration()], sys.argv[1:])
+    speed.finish("steps", [*map(row, kinds()), time_calibration()], sys.argv[1:])
