@@ -176,10 +176,10 @@ def time_unit(kind: Kind, compiled: bool, iterations: int = 16, every: int = 4) 
     return Timing(*(1e3 * seconds for seconds in (first, statistics.median(steps), statistics.median(turns.float))))
 
 
-def row(kind: Kind) -> speed.Row:
-    """Plain and compiled steps of one unit; only plain ones where there is no compiler."""
-    plain = time_unit(kind, compiled=False)
-    compiled = time_unit(kind, compiled=True) if shutil.which(os.environ.get("CXX", "g++")) else None
+def row(kind: Kind, compiler: bool, iterations: int = 16) -> speed.Row:
+    """Plain steps of one unit and, where there is a compiler, compiled ones."""
+    plain = time_unit(kind, compiled=False, iterations=iterations)
+    compiled = time_unit(kind, compiled=True, iterations=iterations) if compiler else None
     return {
         "unit": kind.title,
         "images": kind.batch_size,
@@ -223,4 +223,5 @@ def time_calibration(iterations: int = 20, images: int = 128) -> speed.Row:
 if __name__ == "__main__":
     speed.quiet()
     keep_one_heap()
-    speed.finish("steps", [*map(row, kinds()), time_calibration()], sys.argv[1:])
+    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    speed.finish("steps", [*(row(kind, has_compiler) for kind in kinds()), time_calibration()], sys.argv[1:])

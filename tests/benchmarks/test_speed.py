@@ -75,7 +75,7 @@ def test_ranges() -> None:
 def test_steps(kind: int) -> None:
     import steps
 
-    row = steps.time_unit([*steps.kinds()][kind], iterations=3, every=2)
+    row = steps.row([*steps.kinds()][kind], compiler=False, iterations=3)
     assert 0 < row["ratio"] < 20
     assert row["ratio"] == pytest.approx(row["stage-3 step, ms"] / row["float step, ms"], rel=0.1)
 
@@ -83,9 +83,13 @@ def test_steps(kind: int) -> None:
 def test_a_whole_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     import steps
 
+    columns = [*steps.row(next(steps.kinds()), compiler=False, iterations=2)]
     tiny = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 4}
     monkeypatch.setattr(steps, "build_network", lambda name: VisionTransformer(**tiny).eval())
-    assert steps.time_calibration(iterations=1, images=8)["ratio"] > 0
+    whole = steps.time_calibration(iterations=1, images=8)
+    assert whole["ratio"] > 0
+    # One table holds both kinds of rows.
+    assert [*whole] == columns
 
 
 def test_precision() -> None:
