@@ -1,9 +1,10 @@
 """Peak memory of ``isvit fit`` in a process of its own, against the network and two caches.
 
 The libraries' share, what a process holds that has imported the program and done nothing, is printed apart. Arguments
-are those of ``isvit fit``; without any, the quickstart::
+are those of ``isvit fit``; without any, the quickstart and the ViT-S::
 
-    python benchmarks/memory.py [--record] --config configs/bits/w4a4.yaml --config configs/cifar10/vit_small.yaml
+    python benchmarks/memory.py --config configs/bits/w4a4.yaml --config configs/imagenet/vit_tiny_sample.yaml
+    python benchmarks/memory.py --record
 """
 
 import itertools
@@ -21,7 +22,11 @@ from isvit_lightning.inspection import cache_values
 from isvit_lightning.networks import open_float
 from isvit_lightning.results import float_size
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs"
+RUNS = (
+    ("--config", str(CONFIGS / "quickstart.yaml")),
+    ("--config", str(CONFIGS / "bits" / "w4a4.yaml"), "--config", str(CONFIGS / "cifar10" / "vit_small.yaml")),
+)
 # More steps or images to evaluate take longer, not more memory.
 _SHORT = ("--model.iterations", "2", "--data.evaluation_images", "64")
 _IMPORT = "import isvit_lightning.cli\nfrom isvit_lightning.results import peak_memory\nprint(peak_memory())"
@@ -50,9 +55,8 @@ def needed(arguments: Sequence[str]) -> tuple[int, int, int]:
     return float_size(loaded.model), 4 * images * size[0] * size[1] * size[2], images * caches
 
 
-def measure(arguments: Sequence[str]) -> list[speed.Row]:
+def measure(arguments: Sequence[str]) -> speed.Row:
     """One row for the run of ``arguments``."""
-    arguments = arguments or ["--config", str(QUICKSTART)]
     network, images, caches = needed(arguments)
     libraries, total = imported(), peak(arguments)
     configs = [Path(value).stem for flag, value in itertools.pairwise(arguments) if flag == "--config"]
@@ -66,8 +70,9 @@ def measure(arguments: Sequence[str]) -> list[speed.Row]:
     }
     ratio = (total - libraries) / (network + caches)
     row = {name: round(value / 1e6) for name, value in megabytes.items()}
-    return [{"run": " ".join(configs), **row, "ratio to network + caches": round(ratio, 2)}]
+    return {"run": " ".join(configs), **row, "ratio to network + caches": round(ratio, 2)}
 
 
 if __name__ == "__main__":
-    speed.finish("memory", measure([part for part in sys.argv[1:] if part != "--record"]), sys.argv[1:])
+    given = [part for part in sys.argv[1:] if part != "--record"]
+    speed.finish("memory", [measure(run) for run in ([given] if given else RUNS)], sys.argv[1:])

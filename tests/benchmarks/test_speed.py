@@ -1,11 +1,12 @@
 """Every benchmark of speed and memory at a tiny setting, and the page that their tables fill."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 from timm.models.vision_transformer import VisionTransformer
 
@@ -126,9 +127,44 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(memory, "imported", lambda: 800_000_000)
     monkeypatch.setattr(memory, "peak", lambda arguments: 900_000_000)
-    (row,) = memory.measure(["--config", str(ROOT / "configs" / "quickstart.yaml")])
+    row = memory.measure(["--config", str(ROOT / "configs" / "quickstart.yaml")])
     assert (row["run"], row["peak beyond libraries, MB"]) == ("quickstart", 100)
     network, images, caches = memory.needed(["--config", str(ROOT / "configs" / "quickstart.yaml")])
     assert network == pytest.approx(4 * 460_000, rel=0.05)
     assert caches / images == pytest.approx(2 * 65 * 96 / (3 * 32 * 32))
     assert row["ratio to network + caches"] == pytest.approx(1e8 / (network + caches), rel=0.01)
+
+
+def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs are not started here; what they would leave is put in their place."""
+    import processes
+
+    def fit(arguments: Sequence[str], count: int, directory: Path) -> dict[str, float]:
+        directory.mkdir(exist_ok=True)
+        inputs = arguments[-1] if "float" in arguments else "quantized"
+        method = {"stage1": {"inputs": inputs}, "stage3": {"inputs": "mixed"}}
+        (directory / "config.yaml").write_text(yaml.safe_dump({"model": {"method": method}}))
+        (directory / "quantized.safetensors").write_bytes(b"the same")
+        return {"stage1": 19.0 / count, "stage3": 14.0 if count == 1 else 10.0}
+
+    monkeypatch.setattr(processes, "fit", fit)
+    monkeypatch.setattr(processes, "weight_codes", lambda directory: torch.tensor([1, 2, 3]))
+    first, third = processes.measure("short", processes.DIGITS, pairs=2)
+    assert (first["ratio"], third["ratio"]) == (2.0, 1.4)
+    assert (first["shared"], first["wanted"], third["wanted"]) == ("images", 1.6, 1.6)
+    assert (third["same codes, %"], third["files"]) == (100, "equal")
+    first, third = processes.measure("units", (*processes.DIGITS, *processes.FLOAT_INPUTS), pairs=1)
+    assert (first["shared"], first["wanted"], third["shared"]) == ("units", 1.8, "images")
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(5.0, 0), (8.0, 1)])
+def test_processes_fail_where_a_stage_is_too_slow(
+    seconds: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import processes
+
+    row = {"run": "short", "ratio": 10.0 / seconds, "wanted": 1.6, "same codes, %": 100.0}
+    monkeypatch.setattr(processes, "measure", lambda name, arguments, pairs: [row])
+    monkeypatch.setattr("sys.argv", ["processes.py", "--config", "some.yaml"])
+    assert processes.run() == status
+    assert "| short |" in capsys.readouterr().out
