@@ -55,10 +55,11 @@ class QuantAttention(nn.Module):
         """
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
+        # Contiguous at once: the quantizers would make several copies of each.
+        q, k, v = qkv.contiguous().unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         # Scaling the queries first moves no code (a uniform grid scales along) and spares a pass over the scores.
-        scores = self.scores(q * self.scale, k.transpose(-2, -1))
+        scores = self.scores(q * self.scale, k.transpose(-2, -1).contiguous())
         if attn_mask is not None or is_causal:
             scores = maybe_add_mask(scores, resolve_self_attn_mask(tokens, scores, attn_mask, is_causal))
         probabilities = self.attn_drop(scores.softmax(dim=-1))
@@ -122,8 +123,9 @@ class QuantWindowAttention(nn.Module):
         """
         windows, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        scores = self.scores(q * self.scale, k.transpose(-2, -1)) + self._position_bias()
+        # Contiguous at once: the quantizers would make several copies of each.
+        q, k, v = qkv.contiguous().unbind(0)
+        scores = self.scores(q * self.scale, k.transpose(-2, -1).contiguous()) + self._position_bias()
         if mask is not None:
             shape = scores.shape
             scores = (scores.view(-1, mask.shape[0], *shape[1:]) + mask.unsqueeze(1)).view(shape)

@@ -18,6 +18,9 @@ class QuantConv2d(nn.Module):
         weight_quantizer: quantizer of ``W (out_channels, in_channels, kernel, kernel)``.
         input_quantizer: quantizer of ``x``; None leaves it float, as in the patch embedding, which reads the image.
 
+    Attributes:
+        held_weight: quantized weight to convolve with, where one was computed before; None quantizes anew.
+
     Raises:
         IsvitError: padding given as a word other than zeros.
     """
@@ -31,10 +34,11 @@ class QuantConv2d(nn.Module):
         self.bias = conv.bias
         self.input_quantizer = input_quantizer
         self.weight_quantizer = weight_quantizer
+        self.held_weight: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(batch, in_channels, height, width)`` to ``(batch, out_channels, height', width')``."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        weight = self.weight_quantizer(self.weight)
+        weight = self.weight_quantizer(self.weight) if self.held_weight is None else self.held_weight
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -14,6 +14,9 @@ class QuantLinear(nn.Module):
         linear: the float layer; its parameters are taken over, not copied.
         input_quantizer: quantizer of ``x``.
         weight_quantizer: quantizer of ``W (out_features, in_features)``.
+
+    Attributes:
+        held_weight: quantized weight to multiply by, where one was computed before; None quantizes anew.
     """
 
     def __init__(self, linear: nn.Linear, input_quantizer: Quantizer, weight_quantizer: Quantizer) -> None:
@@ -24,7 +27,9 @@ class QuantLinear(nn.Module):
         self.bias = linear.bias
         self.input_quantizer = input_quantizer
         self.weight_quantizer = weight_quantizer
+        self.held_weight: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(…, in_features)`` to ``(…, out_features)``."""
-        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        weight = self.weight_quantizer(self.weight) if self.held_weight is None else self.held_weight
+        return F.linear(self.input_quantizer(x), weight, self.bias)

@@ -17,10 +17,16 @@ from isvit_lightning.stages.compilation import callable_of
 from isvit_lightning.stages.draw import draw_batch, draw_mixture
 from isvit_lightning.stages.gradients import FlatGradients
 from isvit_lightning.stages.halving import MicroBatch
+from isvit_lightning.stages.held import HeldWeights
 from isvit_lightning.stages.passes import Rows
 from isvit_lightning.stages.rollback import CHECKS, BestState
 
 _LOG = logging.getLogger(__name__)
+
+
+def _layers(module: nn.Module) -> list[QuantLinear | QuantConv2d]:
+    """The quantized layers below ``module``."""
+    return [child for child in module.modules() if isinstance(child, QuantLinear | QuantConv2d)]
 
 
 def _trainable_layers(module: nn.Module) -> list[list[torch.Tensor]]:
@@ -77,13 +83,17 @@ def reconstruction_loss(
     return (error if variance is None else error / variance).mean() * output.shape[1]
 
 
-def token_variance(targets: torch.Tensor, module: nn.Module) -> torch.Tensor | None:
-    """Variance ``(batch, …, 1)`` of each token of ``targets (batch, …, channels)`` over its channels.
+def token_variance(targets: Rows, module: nn.Module) -> torch.Tensor | None:
+    """Variance ``(images, …, 1)`` of each token of ``targets (images, …, channels)`` over its channels.
 
     None for outputs that are no tokens: logits, and the channels-first map of the patch projection.
     """
-    if targets.dim() < 3 or isinstance(module, QuantConv2d):
+    if len(targets.shape) < 3 or isinstance(module, QuantConv2d):
         return None
+    return torch.cat([_token_variance(computable(targets[at : at + 16])) for at in range(0, len(targets), 16)])
+
+
+def _token_variance(targets: torch.Tensor) -> torch.Tensor:
     # By hand: the library's variance reads the values one by one, which is slow.
     centered = targets - targets.mean(dim=-1, keepdim=True)
     variance = centered.square_().sum(dim=-1, keepdim=True) / (targets.shape[-1] - 1)
@@ -171,9 +181,14 @@ class TuningStage(UnitStage):
             optimizer.add_param_group({"params": tensors, "lr": rate})
         self._run_unit = callable_of(self.unit.module, self.schedule.compile_units)
         self._best = BestState(self._tuned())
+        # A compiled unit quantizes its weights in the same pass as everything else.
+        self._held = HeldWeights([] if self.schedule.compile_units else _layers(self.unit.module))
         self._channel_variance: torch.Tensor | None = None
-        if self.unit.mixed and self.tuning.loss == "normalized":
+        self._token_variance: torch.Tensor | None = None
+        if self.tuning.loss == "normalized" and self.unit.mixed:
             self._channel_variance = channel_variance(self.targets, self.device, self._processes)
+        elif self.tuning.loss == "normalized":
+            self._token_variance = token_variance(self.targets, self.unit.module)
         self._gradients: list[FlatGradients] = []
         # Draws depend on seed, stage and unit alone, so that neither resuming nor the order of work changes them.
         unit = self.plan[self.current_epoch]
@@ -190,9 +205,11 @@ class TuningStage(UnitStage):
         # Every process draws for all images of the batch, so that the number of processes changes no draw.
         from_float = self._draw_mixture(len(chosen))
         where = f"{self.title} {self.unit.name}"
-        self._pieces.retry(lambda size: self._backward(chosen, from_float, size), where, self.device)
+        with self._held:
+            self._pieces.retry(lambda size: self._backward(chosen, from_float, size), where, self.device)
         if self._processes > 1:
             sum_over_processes(self._gradients[0].vector)
+        self._held.differentiate()
         self.last_loss = self._gradients[0].loss.clone()
         if step == 0:
             self.first_loss = self.last_loss
@@ -219,7 +236,7 @@ class TuningStage(UnitStage):
         """
         groups = self._groups(chosen)
         while len(self._gradients) < len(groups):
-            self._gradients.append(FlatGradients(self._tuned()))
+            self._gradients.append(FlatGradients([self._held.stand_in(tensor) for tensor in self._tuned()]))
         for gradients, members in zip(self._gradients, groups, strict=False):
             gradients.collect()
             for part in self._micro_batches(members, micro_batch):
@@ -309,6 +326,6 @@ class TuningStage(UnitStage):
         output = self._run_unit(inputs.to(self.device))
         target = computable(self.targets[chosen]).to(self.device)
         variance = self._channel_variance
-        if self.tuning.loss == "normalized" and variance is None:
-            variance = token_variance(target, self.unit.module)
+        if self._token_variance is not None:
+            variance = self._token_variance[chosen].to(self.device)
         return reconstruction_loss(output, target, variance)
