@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 DIGITS = ("--config", str(CONFIGS / "quickstart.yaml"), "--model.iterations", "50")
 VIT_S = (
     *("--config", str(CONFIGS / "bits" / "w4a4.yaml"), "--config", str(CONFIGS / "cifar10" / "vit_small.yaml")),
-    *("--model.iterations", "12", "--data.calibration_images", "128"),
+    *("--model.iterations", "8", "--data.calibration_images", "128"),
 )
 FLOAT_INPUTS = ("--model.method.stage1.inputs", "float")
 RUNS = {
