@@ -131,7 +131,7 @@ def run() -> int:
         parser.error("--record goes without arguments of isvit fit: the page holds the short runs")
     runs = {"given": arguments} if arguments else RUNS
     rows = [row for name, given in runs.items() for row in measure(name, given, options.pairs)]
-    speed.finish("processes", rows, ["--record"] if options.record else [])
+    speed.finish("processes", rows, sys.argv)
     fast = all(float(row["ratio"]) >= float(row["wanted"]) for row in rows)
     return 0 if fast and all(float(row["same codes, %"]) >= 99 for row in rows) else 1
 
