@@ -13,11 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import speed
 import yaml
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.yaml"
 PAGES = {"top1": REFERENCE.parent.parent / "README.md", "box_ap": REFERENCE.parent / "detection.md"}
 """Pages with a table, by the metric of its entries."""
+COSTS = REFERENCE.parent / "speed.md"
+"""The page with the table of costs."""
 METRICS = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP"}
 """Metrics of an entry with their titles; a classifier has the first, a detector the others."""
 AP_TOLERANCE = 1.5
@@ -117,12 +120,38 @@ def figure(entry: dict[str, Any], row: str) -> str:
     return " / ".join(f"{value:.2f}" for value in values if value is not None)
 
 
+def cost_table(entries: list[dict[str, Any]]) -> str:
+    """Markdown table of what the calibrations cost whose cost was measured."""
+    rows: list[speed.Row] = [
+        {
+            "network": entry["network"],
+            "bits W/A": f"{entry['bits']['weight']}/{entry['bits']['activation']}",
+            "steps": entry["iterations"],
+            "float block step, ms": round(1e3 * entry["cost"]["float_block_step_seconds"]),
+            "float block steps": entry["cost"]["float_block_steps"],
+            "ratio": entry["cost"]["ratio_to_schedule"],
+            "peak memory, GB": entry["cost"]["peak_memory_gb"],
+            "date": entry["date"],
+        }
+        for entry in entries
+        if "cost" in entry
+    ]
+    return speed.table(rows)
+
+
+def between(page: Path, marker: str) -> str:
+    """What stands between the markers of a page."""
+    return page.read_text(encoding="utf-8").partition(f"<!-- {marker} -->")[2].partition(f"<!-- /{marker} -->")[0]
+
+
 def write_tables() -> None:
-    """Put the table of the published entries between the markers of each page."""
-    for metric, page in PAGES.items():
-        before, _, rest = page.read_text().partition("<!-- results -->\n")
-        _, _, after = rest.partition("<!-- /results -->")
-        page.write_text(f"{before}<!-- results -->\n{table(published(read(), metric))}\n<!-- /results -->{after}")
+    """Put the tables between the markers of their pages."""
+    entries = read()
+    tables = [(page, "results", table(published(entries, metric))) for metric, page in PAGES.items()]
+    for page, marker, text in (*tables, (COSTS, "cost", cost_table(entries))):
+        old = f"<!-- {marker} -->{between(page, marker)}<!-- /{marker} -->"
+        new = f"<!-- {marker} -->\n{text}\n<!-- /{marker} -->"
+        page.write_text(page.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 def run(arguments: list[str]) -> int:

@@ -102,6 +102,45 @@ def test_classifiers_and_detectors_have_tables_of_their_own(reference: ModuleTyp
     assert detector == "| detector | 3/3 | 100 | 70.00 / 60.00 |  |  |  | **70.00 / 60.00** |"
 
 
+def test_only_measured_costs_are_in_the_table_of_costs(reference: ModuleType, tmp_path: Path) -> None:
+    cost = {
+        "float_block_step_seconds": 0.4956,
+        "calibration_seconds": 1451.0,
+        "float_block_steps": 2928,
+        "ratio_to_schedule": 1.203,
+        "peak_memory_gb": 1.269,
+        "threads": 1,
+    }
+    run = write(tmp_path / "measured", results(network="measured"))
+    (run / "cost.json").write_text(json.dumps(cost))
+    for folder in (run, write(tmp_path / "other", results(network="other"))):
+        reference.record(folder, "isvit fit")
+    entries = reference.read()
+    (row,) = reference.cost_table(entries).splitlines()[2:]
+    date = next(entry["date"] for entry in entries if entry["network"] == "measured")
+    assert row == f"| measured | 3/3 | 100 | 496 | 2928 | 1.203 | 1.269 | {date} |"
+
+
+def test_tables_are_replaced_and_the_rest_of_the_page_stays(
+    reference: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [tmp_path / name for name in ("README.md", "speed.md")]
+    for page, marker in zip(pages, ("results", "cost"), strict=True):
+        page.write_text(f"before\n<!-- {marker} -->\nold\n<!-- /{marker} -->\nafter\n")
+    monkeypatch.setattr(reference, "PAGES", {"top1": pages[0]})
+    monkeypatch.setattr(reference, "COSTS", pages[1])
+    run = write(tmp_path / "run", results())
+    cost = {"float_block_step_seconds": 0.5, "float_block_steps": 1, "ratio_to_schedule": 1.2, "peak_memory_gb": 1.0}
+    (run / "cost.json").write_text(json.dumps(cost))
+    reference.record(run, "isvit fit")
+    for _ in range(2):
+        assert reference.run(["table"]) == 0
+        for page in pages:
+            lines = page.read_text().splitlines()
+            assert (lines[0], lines[-1], len(lines)) == ("before", "after", 7)
+            assert lines[4].startswith("| tiny | 3/3 |")
+
+
 def test_every_committed_entry_is_complete() -> None:
     import yaml
 
