@@ -23,7 +23,7 @@ from torch import nn
 
 from isvit_lightning.cli import IsvitCLI, main
 from isvit_lightning.networks import Unit
-from isvit_lightning.runner import Runner
+from isvit_lightning.run.runner import Runner
 from isvit_lightning.stages import UnitStage
 from isvit_lightning.stages.tuning import TuningStage, reconstruction_loss
 

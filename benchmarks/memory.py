@@ -18,9 +18,9 @@ from pathlib import Path
 import speed
 
 from isvit_lightning.cli import IsvitCLI
-from isvit_lightning.inspection import cache_values
 from isvit_lightning.networks import open_float
-from isvit_lightning.results import float_size
+from isvit_lightning.run.inspection import cache_values
+from isvit_lightning.run.results import float_size
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RUNS = (
@@ -29,7 +29,7 @@ RUNS = (
 )
 # More steps or images to evaluate take longer, not more memory.
 _SHORT = ("--model.iterations", "2", "--data.evaluation_images", "64")
-_IMPORT = "import isvit_lightning.cli\nfrom isvit_lightning.results import peak_memory\nprint(peak_memory())"
+_IMPORT = "import isvit_lightning.cli\nfrom isvit_lightning.run.results import peak_memory\nprint(peak_memory())"
 _FIT = "import sys\nfrom isvit_lightning.cli import main\nsys.exit(main(['fit', *sys.argv[1:]]))"
 
 

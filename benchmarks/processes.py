@@ -26,7 +26,7 @@ import speed
 import torch
 import yaml
 
-from isvit_lightning.artifact import load
+from isvit_lightning.export.artifact import load
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Role
 

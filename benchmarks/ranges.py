@@ -14,8 +14,8 @@ import timm
 import torch
 from torch import nn
 
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import calibrate_weights, open_quantized
+from isvit_lightning.recipe.method import Bits, Method
 
 LIMIT_SECONDS = 5.0
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError, first_line
-from isvit_lightning.networks.architecture import Architecture
+from isvit_lightning.sources.architecture import Architecture
 
 _FROM_ELSEWHERE: Final = ("init_cfg", "pretrained")
 

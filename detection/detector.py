@@ -9,12 +9,12 @@ from torch import nn
 
 from detection.architecture import DetectorArchitecture
 from detection.source import DetectorSource
-from isvit_lightning.artifact import QuantizedNetwork, load
-from isvit_lightning.caches import Caches
 from isvit_lightning.classifier import require_positive
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method
-from isvit_lightning.task import bare
+from isvit_lightning.export.artifact import QuantizedNetwork, load
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.run.task import bare
+from isvit_lightning.storage.caches import Caches
 
 _BITS, _METHOD, _CACHES = Bits(), Method(range_images=4), Caches()
 

@@ -15,11 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detection.heads import data_samples, head_units
 from detection.swin import SwinBackbone
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Part
 from isvit_lightning.networks import NormLinearPair, Unit
 from isvit_lightning.networks.adapter import adapter_for
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Part
 
 _DETECTORS: Final = (MaskRCNN, CascadeRCNN, FasterRCNN)
 _LINEAR: Final = (nn.Linear, wrappers.Linear)

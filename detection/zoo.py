@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from detection.embedded.network import digits_detector_config
 from isvit_lightning.errors import IsvitError, first_line
-from isvit_lightning.networks.paths import expand_path
+from isvit_lightning.sources.paths import expand_path
 
 EMBEDDED: Final = "mask_rcnn_swin_digits"
 """Name of the detector that ships with its weights."""

@@ -6,12 +6,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from isvit_lightning.artifact import QuantizedNetwork
 from isvit_lightning.callbacks import CalibrateQuantizers, UnitProgress
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method
-from isvit_lightning.networks.architecture import Architecture
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.export.artifact import QuantizedNetwork
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.sources.architecture import Architecture
+from isvit_lightning.sources.preprocessing import Preprocessing
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
 
 

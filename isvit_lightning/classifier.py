@@ -11,15 +11,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from isvit_lightning.artifact import QuantizedNetwork, load
-from isvit_lightning.caches import Caches
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.export.files import write_atomically
-from isvit_lightning.method import Bits, Method
-from isvit_lightning.networks.source import NetworkSource
-from isvit_lightning.processes import gather_shares, rank
-from isvit_lightning.task import bare
+from isvit_lightning.export.artifact import QuantizedNetwork, load
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.run.task import bare
+from isvit_lightning.sources.source import NetworkSource
+from isvit_lightning.storage.caches import Caches
+from isvit_lightning.storage.files import write_atomically
+from isvit_lightning.system.processes import gather_shares, rank
 
 _BITS, _METHOD = Bits(), Method()
 

@@ -23,15 +23,15 @@ from isvit_lightning.callbacks import progress
 from isvit_lightning.classifier import Classifier, run_directory
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.faults import sentences
-from isvit_lightning.heap import keep_one_heap
-from isvit_lightning.inspection import inspect
-from isvit_lightning.processes import is_first_process, lost_connection, world_size
-from isvit_lightning.results import console
-from isvit_lightning.runner import Runner
+from isvit_lightning.run.inspection import inspect
+from isvit_lightning.run.results import console
+from isvit_lightning.run.runner import Runner
+from isvit_lightning.run.strategy import UnitStrategy, alone, require_precision, require_supported, started
 from isvit_lightning.stages.compilation import require_compiler
-from isvit_lightning.strategy import UnitStrategy, alone, require_precision, require_supported, started
-from isvit_lightning.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
+from isvit_lightning.system.faults import sentences
+from isvit_lightning.system.heap import keep_one_heap
+from isvit_lightning.system.processes import is_first_process, lost_connection, world_size
+from isvit_lightning.system.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
 _TRAINER_DEFAULTS = {

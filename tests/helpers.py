@@ -10,7 +10,6 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import OpenedNetwork, calibrate_activations, calibrate_weights, open_quantized, switch
 from isvit_lightning.quantizers import (
     Granularity,
@@ -24,6 +23,7 @@ from isvit_lightning.quantizers import (
     per_head,
 )
 from isvit_lightning.quantizers.sulq import PUBLISHED_ETAS
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages.reparameterize import reparameterize
 
 Build = Callable[[int, Granularity], Quantizer]

@@ -12,9 +12,9 @@ import isvit_lightning
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method, Tuning, repq
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method, Tuning, repq
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 
 

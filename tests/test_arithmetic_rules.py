@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method, repq, round_to_nearest
 from isvit_lightning.networks import calibrate_activations, open_float, open_quantized, quantizers, switch
 from isvit_lightning.networks.swin import QuantSwinBlock
 from isvit_lightning.quantizers import PerChannel, PerTensor, Quantizer, Role, SulqQuantizer, UniformQuantizer
+from isvit_lightning.recipe.method import Bits, Method, repq, round_to_nearest
 from isvit_lightning.stages.reparameterize import reparameterize
 from tests.helpers import (
     GRANULARITIES,

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_directory
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method
-from isvit_lightning.networks.source import NetworkSource
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.sources.source import NetworkSource
 from tests.helpers import quiet_trainer
 
 

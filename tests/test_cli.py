@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from detection.cli import DetectionCLI  # needs no mmdet until it is run
-from isvit_lightning.artifact import load
 from isvit_lightning.cli import IsvitCLI, chosen_program, default_directory, main, program_name, with_run_config
 from isvit_lightning.embedded.digits import digit_images, digit_names
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.export.files import read_tensors
+from isvit_lightning.export.artifact import load
+from isvit_lightning.storage.files import read_tensors
 from tests.command_line import DETECTION, QUICKSTART, SMALL, refused
 from tests.data.samples import png
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from isvit_lightning.cli import IsvitCLI
-from isvit_lightning.method import Method, Tuning, repq, round_to_nearest
+from isvit_lightning.recipe.method import Method, Tuning, repq, round_to_nearest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"

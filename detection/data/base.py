@@ -16,7 +16,7 @@ from isvit_lightning.data.base import CalibrationDataModule
 from isvit_lightning.data.loading import ImageLoader
 from isvit_lightning.data.sources import ImageSource, LabeledImages
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

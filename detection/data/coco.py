@@ -14,7 +14,7 @@ from detection.data.base import AnnotatedImages, DetectionDataModule
 from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError, first_line
-from isvit_lightning.networks.paths import expand_path
+from isvit_lightning.sources.paths import expand_path
 
 
 class ListedSource(ImageSource):

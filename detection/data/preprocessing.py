@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing, Triple
+from isvit_lightning.sources.preprocessing import Preprocessing, Triple
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 """An image ``(height, width, 3)`` uint8 in mmdet's order of channels: blue, green, red."""

@@ -133,7 +133,7 @@ def read_weights() -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise IsvitError(
             f"{WEIGHTS_FILE} is missing from the installed package, expected it in detection/embedded: reinstall "
-            "isvit_lightning, or write it with `python -m detection.embedded.train`."
+            "isvit_lightning, or write it with `python -m tools.train_detector`."
         ) from None
     return load(content)
 

@@ -5,10 +5,10 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from isvit_lightning.caches import computable
 from isvit_lightning.callbacks.walk import UnitWalk
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers
 from isvit_lightning.quantizers import Role
+from isvit_lightning.storage.caches import computable
 
 
 class CalibrateQuantizers(Callback):

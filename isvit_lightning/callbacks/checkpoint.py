@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from isvit_lightning.callbacks.walk import UnitWalk
-from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.networks import quantizers
-from isvit_lightning.processes import rank
+from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.system.processes import rank
 
 
 class SaveUnits(Checkpoint):

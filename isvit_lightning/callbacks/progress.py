@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from isvit_lightning.callbacks.walk import UnitWalk
-from isvit_lightning.processes import rank
+from isvit_lightning.system.processes import rank
 
 _LOG = logging.getLogger(__name__)
 _REFRESH_SECONDS = 0.5

@@ -4,8 +4,8 @@ from typing import Protocol
 
 import torch
 
-from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
+from isvit_lightning.recipe.method import Tuning
 
 
 class UnitWalk(Protocol):

@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from isvit_lightning.caches import computable
 from isvit_lightning.callbacks.walk import UnitWalk
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Quantizer
+from isvit_lightning.storage.caches import computable
 
 
 @dataclass(frozen=True)

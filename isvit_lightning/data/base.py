@@ -15,7 +15,7 @@ from isvit_lightning.data.loading import ImageList, ImageLoader, image_loader
 from isvit_lightning.data.selection import CalibrationList, Selection, calibration_order, evenly_spaced, first_overlap
 from isvit_lightning.data.sources import ImageSource, LabeledImages, Transform, UnreadableImageError
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 
 _LOG = logging.getLogger(__name__)
 

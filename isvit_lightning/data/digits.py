@@ -4,7 +4,7 @@ from isvit_lightning.data.base import CalibrationDataModule
 from isvit_lightning.data.sources import LabeledImages, TensorSource
 from isvit_lightning.embedded.digits import CLASSES, Split, digit_images, digit_names
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 
 
 class DigitsDataModule(CalibrationDataModule):

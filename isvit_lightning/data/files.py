@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.paths import expand_path
+from isvit_lightning.sources.paths import expand_path
 
 IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """Extensions of image files, in lower case; the same as torchvision's."""

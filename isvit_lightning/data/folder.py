@@ -7,7 +7,7 @@ from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.labels import label_by_folder, read_class_map
 from isvit_lightning.data.loading import UNLABELED
 from isvit_lightning.data.sources import LabeledImages
-from isvit_lightning.networks.paths import expand_path
+from isvit_lightning.sources.paths import expand_path
 
 
 class ImageFolderDataModule(CalibrationDataModule):

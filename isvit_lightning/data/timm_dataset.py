@@ -9,7 +9,7 @@ from isvit_lightning.data.base import CalibrationDataModule
 from isvit_lightning.data.sources import LabeledImages
 from isvit_lightning.data.timm_sources import ReaderSource, TorchvisionSource
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.paths import expand_path
+from isvit_lightning.sources.paths import expand_path
 
 _STREAMS: Final = ("tfds", "wds", "hfids")
 

@@ -23,6 +23,6 @@ def read_embedded(name: str) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise IsvitError(
             f"{name} is missing from the installed package, expected it in isvit_lightning/embedded: reinstall "
-            "isvit_lightning, or write it with `python -m isvit_lightning.embedded.train`."
+            "isvit_lightning, or write it with `python -m tools.train_classifiers`."
         ) from None
     return load(content)

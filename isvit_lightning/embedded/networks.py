@@ -1,4 +1,4 @@
-"""The shipped networks: a ViT and a Swin for the digits, built by timm and trained by ``embedded/train.py``."""
+"""The shipped networks: a ViT and a Swin for the digits, built by timm and trained by ``tools``."""
 
 from typing import Any, Final, Literal, get_args
 

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
-from isvit_lightning.method import Bits, Method, Part
 from isvit_lightning.quantizers import (
     LogQuantizer,
     PerChannel,
@@ -17,6 +16,7 @@ from isvit_lightning.quantizers import (
 )
 from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, TOKEN_PERCENTILES, WEIGHT_PERCENTILES
 from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
+from isvit_lightning.recipe.method import Bits, Method, Part
 
 _PAIR_ROLES = (Role.QKV_IN, Role.FC1_IN)
 

@@ -5,11 +5,11 @@ import copy
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method, Reconstructed
 from isvit_lightning.networks.adapter import HasMoreThanUnits, adapter_for
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.networks.opened import OpenedNetwork, Unit
 from isvit_lightning.quantizers import Quantizer, Role
+from isvit_lightning.recipe.method import Bits, Method, Reconstructed
 
 
 def open_float(model: nn.Module, reconstruct: Reconstructed = "backbone") -> OpenedNetwork:

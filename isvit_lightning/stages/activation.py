@@ -2,9 +2,9 @@
 
 import torch
 
-from isvit_lightning.method import Method
 from isvit_lightning.networks import OpenedNetwork, Unit, quantizers, switch
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Method
 from isvit_lightning.stages.base import Schedule
 from isvit_lightning.stages.tuning import TuningStage
 

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from lightning.pytorch import LightningModule
 
-from isvit_lightning.caches import Caches, computable
-from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, Unit
-from isvit_lightning.processes import gather_rows
+from isvit_lightning.recipe.method import Tuning
 from isvit_lightning.stages.passes import Rows, run_in_chunks
+from isvit_lightning.storage.caches import Caches, computable
+from isvit_lightning.system.processes import gather_rows
 
 _IN_MEMORY = Caches()
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 
 from isvit_lightning.errors import IsvitError, first_line
-from isvit_lightning.faults import is_out_of_memory
+from isvit_lightning.system.faults import is_out_of_memory
 
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from isvit_lightning.caches import Caches, computable
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.faults import is_out_of_memory
+from isvit_lightning.storage.caches import Caches, computable
+from isvit_lightning.system.faults import is_out_of_memory
 
 Pass = Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,8 +9,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from isvit_lightning.checkpoints import Checkpoints
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import (
     OpenedNetwork,
     calibrate_activations,
@@ -19,13 +17,15 @@ from isvit_lightning.networks import (
     open_quantized,
     switch,
 )
-from isvit_lightning.processes import rank
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages.activation import ActivationStage
 from isvit_lightning.stages.base import Schedule, UnitStage
 from isvit_lightning.stages.reparameterization import ReparameterizationStage
 from isvit_lightning.stages.reparameterize import reparameterize
 from isvit_lightning.stages.resume import FOLDED, collect, restore, share_units
 from isvit_lightning.stages.weight import WeightStage
+from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.system.processes import rank
 
 Fit = Callable[[UnitStage], None]
 """Runs a stage: builds a trainer with ``max_epochs=stage.epochs`` and :class:`CalibrateQuantizers`, calls ``fit``."""

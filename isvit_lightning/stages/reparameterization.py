@@ -2,11 +2,11 @@
 
 import torch
 
-from isvit_lightning.caches import computable
-from isvit_lightning.method import Method
 from isvit_lightning.networks import OpenedNetwork, Unit
+from isvit_lightning.recipe.method import Method
 from isvit_lightning.stages.base import Schedule, UnitStage
 from isvit_lightning.stages.reparameterize import reparameterize
+from isvit_lightning.storage.caches import computable
 
 
 class ReparameterizationStage(UnitStage):

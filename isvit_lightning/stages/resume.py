@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from isvit_lightning.checkpoints import Checkpoints
 from isvit_lightning.networks import quantizers
-from isvit_lightning.processes import broadcast_tensors, rank, world_size
 from isvit_lightning.stages.base import UnitStage
+from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.system.processes import broadcast_tensors, rank, world_size
 
 FOLDED = "stage2"
 """Part that holds the whole network after stage 2."""

@@ -6,12 +6,10 @@ import math
 import torch
 from torch import nn
 
-from isvit_lightning.caches import computable
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantWindowAttention
-from isvit_lightning.method import Tuning
 from isvit_lightning.networks import OpenedNetwork, quantizers
-from isvit_lightning.processes import require_equal, sum_over_processes
 from isvit_lightning.quantizers import UniformQuantizer
+from isvit_lightning.recipe.method import Tuning
 from isvit_lightning.stages.base import Schedule, UnitStage
 from isvit_lightning.stages.compilation import callable_of
 from isvit_lightning.stages.draw import draw_batch, draw_mixture
@@ -20,6 +18,8 @@ from isvit_lightning.stages.halving import MicroBatch
 from isvit_lightning.stages.held import HeldWeights
 from isvit_lightning.stages.passes import Rows
 from isvit_lightning.stages.rollback import CHECKS, BestState
+from isvit_lightning.storage.caches import computable
+from isvit_lightning.system.processes import require_equal, sum_over_processes
 
 _LOG = logging.getLogger(__name__)
 

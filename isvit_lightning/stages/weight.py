@@ -2,8 +2,8 @@
 
 import torch
 
-from isvit_lightning.method import Method
 from isvit_lightning.networks import OpenedNetwork, Unit, switch
+from isvit_lightning.recipe.method import Method
 from isvit_lightning.stages.base import Schedule
 from isvit_lightning.stages.tuning import TuningStage
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from isvit_lightning.callbacks import CalibrateQuantizers
-from isvit_lightning.method import Tuning
 from isvit_lightning.networks import calibrate_activations, quantizers
 from isvit_lightning.quantizers import Quantizer, Role
+from isvit_lightning.recipe.method import Tuning
 from isvit_lightning.stages import Schedule, UnitStage
 from tests.helpers import image_batch, tiny_vit
 from tests.stages.fitting import EachStep, make_stage, run

@@ -7,8 +7,8 @@ import pytest
 
 from isvit_lightning.callbacks import UnitProgress
 from isvit_lightning.callbacks import progress as progress_module
-from isvit_lightning.method import Method
 from isvit_lightning.networks import open_float
+from isvit_lightning.recipe.method import Method
 from isvit_lightning.stages import ReparameterizationStage, Schedule, UnitStage
 from tests.helpers import image_batch, quantized_network, tiny_vit
 from tests.stages.fitting import EachStep, make_stage, run

@@ -9,9 +9,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from isvit_lightning.callbacks import CalibrateQuantizers, WatchQuantizers
 from isvit_lightning.callbacks.watch import measure, measure_unit
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import open_quantized, quantizers, switch
 from isvit_lightning.quantizers import PerChannel, UniformQuantizer
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages import Schedule
 from tests.helpers import image_batch, quantized_network, tiny_vit
 from tests.stages.fitting import make_stage, trainer_of

@@ -11,7 +11,7 @@ from PIL import Image
 
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.data.sources import LabeledImages, TensorSource
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(input_size=(3, 8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 PNG = b"\x89PNG\r\n\x1a\n damaged"

@@ -7,7 +7,7 @@ import torch
 from isvit_lightning.data import DigitsDataModule
 from isvit_lightning.embedded.digits import digit_images, digit_names
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 
 EXPECTED = Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
 

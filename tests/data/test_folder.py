@@ -10,7 +10,7 @@ import torch
 from isvit_lightning.data import ImageFolderDataModule
 from isvit_lightning.data.files import open_source
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 from tests.data.samples import PREPROCESSING, calibration_files, evaluation_files, png, values, write, write_tar
 
 Store = Callable[[str, dict[str, bytes]], Path]

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from detection.runtime import import_mmdet
-from isvit_lightning.caches import Caches
 from isvit_lightning.callbacks import CalibrateQuantizers, SaveUnits
-from isvit_lightning.checkpoints import Checkpoints
-from isvit_lightning.method import Bits, Method, Reconstructed
-from isvit_lightning.processes import checksum, world_size
+from isvit_lightning.recipe.method import Bits, Method, Reconstructed
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
+from isvit_lightning.storage.caches import Caches
+from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.system.processes import checksum, world_size
 from tests.detection.detectors import build, mask_rcnn_config
 from tests.several import in_processes
 from tests.stages.fitting import StopAt, StopError, trainer_of

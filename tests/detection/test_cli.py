@@ -13,9 +13,9 @@ from PIL import Image
 pytest.importorskip("mmdet")
 
 from detection.detector import Detection
-from isvit_lightning.artifact import QuantizedNetwork
 from isvit_lightning.cli import main
-from isvit_lightning.export.files import read_tensors
+from isvit_lightning.export.artifact import QuantizedNetwork
+from isvit_lightning.storage.files import read_tensors
 from tests.detection.detectors import mask_rcnn_config
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart_detection.yaml")

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from detection.runtime import import_mmdet
-from isvit_lightning.method import Bits, Method, Tuning
 from isvit_lightning.networks import Unit, open_float, open_quantized, switch
+from isvit_lightning.recipe.method import Bits, Method, Tuning
 from isvit_lightning.stages import Schedule, WeightStage
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
 from tests.stages.fitting import changed, run, snapshot

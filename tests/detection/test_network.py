@@ -7,9 +7,7 @@ from torch import nn
 
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.inspection import float_layers
 from isvit_lightning.layers import QuantConv2d, QuantLinear
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import (
     calibrate_activations,
     calibrate_weights,
@@ -20,6 +18,8 @@ from isvit_lightning.networks import (
     switch,
 )
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.run.inspection import float_layers
 from isvit_lightning.stages.reparameterize import reparameterize
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from detection.runtime import import_mmdet
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import calibrate_activations, quantizers, switch
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.quantizers import PerChannel, PerTensor
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages.reparameterize import reparameterize
 from tests.detection.detectors import backbone_config, build
 from tests.helpers import double_precision

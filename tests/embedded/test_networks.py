@@ -8,9 +8,9 @@ import torch
 
 from isvit_lightning.embedded import EmbeddedName, digit_images, embedded_network
 from isvit_lightning.embedded.networks import build_network, weights_file
-from isvit_lightning.embedded.train import top1
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import open_float
+from tools.train_classifiers import top1
 
 NAMES: tuple[EmbeddedName, ...] = get_args(EmbeddedName)
 

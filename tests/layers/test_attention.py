@@ -10,10 +10,10 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantAttention, QuantWindowAttention
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import calibrate_activations, quantizers, switch
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method
 from tests.helpers import randomized
 
 FACTORY = QuantizerFactory(Bits(), Method())

@@ -7,13 +7,13 @@ from timm.layers import Mlp
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import NormLinearPair, Unit, adapter_for, open_float, open_quantized
 from isvit_lightning.networks.adapter import expect_type
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.networks.swin import SwinAdapter
 from isvit_lightning.networks.vit import VitAdapter
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method
 from tests.helpers import tiny_swin, tiny_vit
 
 

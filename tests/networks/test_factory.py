@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method, repq, round_to_nearest
 from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.quantizers import (
     LogQuantizer,
@@ -18,6 +17,7 @@ from isvit_lightning.quantizers import (
 )
 from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, TOKEN_PERCENTILES, WEIGHT_PERCENTILES
 from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
+from isvit_lightning.recipe.method import Bits, Method, repq, round_to_nearest
 
 ACTIVATIONS = [role for role in Role if role not in (Role.WEIGHT, Role.ATTN_PROB)]
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method, repq, round_to_nearest
 from isvit_lightning.networks import OpenedNetwork, open_float, open_quantized, quantizers, require_calibrated, switch
 from isvit_lightning.quantizers import LogQuantizer, PerTensor, Role, SulqQuantizer, UniformQuantizer
+from isvit_lightning.recipe.method import Bits, Method, repq, round_to_nearest
 from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
 
 BUILDERS = {"vit": tiny_vit, "swin": tiny_swin}

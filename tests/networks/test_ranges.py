@@ -6,9 +6,9 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantLinear
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, open_quantized, quantizers, switch
 from isvit_lightning.quantizers import PerChannel, PerTensor, Role, UniformQuantizer
+from isvit_lightning.recipe.method import Bits, Method
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 
 

@@ -11,10 +11,10 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method, repq
 from isvit_lightning.networks import open_float, open_quantized, quantizers, switch
 from isvit_lightning.networks.swin import QuantSwinBlock
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method, repq
 from isvit_lightning.stages.tuning import trainable_parameters
 from tests.helpers import image_batch, quantized_network, tiny_swin
 

@@ -10,9 +10,9 @@ from timm.layers import Mlp, RmsNorm, SwiGLUPacked
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import open_float, open_quantized, quantizers, switch
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages.tuning import trainable_parameters
 from tests.helpers import image_batch, quantized_network, tiny_vit
 

@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
-from isvit_lightning.method import Bits, Method, Tuning
 from isvit_lightning.networks import OpenedNetwork, calibrate_activations, open_float, open_quantized, switch
-from isvit_lightning.processes import world_size
+from isvit_lightning.recipe.method import Bits, Method, Tuning
+from isvit_lightning.run.strategy import UnitStrategy
 from isvit_lightning.stages import ActivationStage, Schedule, UnitStage, WeightStage
-from isvit_lightning.strategy import UnitStrategy
+from isvit_lightning.system.processes import world_size
 from tests.helpers import quiet_trainer
 
 DEFAULT_BITS = Bits(3, 3)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from isvit_lightning.callbacks import UnitProgress
-from isvit_lightning.method import Bits, Tuning
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Tuning
 from isvit_lightning.stages import Schedule
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import EachStep, changed, make_stage, run, snapshot

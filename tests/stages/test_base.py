@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from isvit_lightning.caches import Caches
-from isvit_lightning.method import Method, Tuning
 from isvit_lightning.networks import open_float
 from isvit_lightning.networks.opened import OpenedNetwork
+from isvit_lightning.recipe.method import Method, Tuning
 from isvit_lightning.stages import ReparameterizationStage, Schedule
 from isvit_lightning.stages.base import UnitStage
 from isvit_lightning.stages.passes import Recomputed
+from isvit_lightning.storage.caches import Caches
 from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
 from tests.stages.fitting import EachStep, changed, counted, make_stage, run, snapshot
 

@@ -12,9 +12,9 @@ from torch._dynamo.backends.registry import lookup_backend
 from benchmarks.kills import QUICKSTART
 from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Method
 from isvit_lightning.networks import Unit, quantizers
 from isvit_lightning.quantizers import Role, UniformQuantizer
+from isvit_lightning.recipe.method import Method
 from isvit_lightning.stages import Schedule
 from isvit_lightning.stages.compilation import callable_of, require_compiler
 from isvit_lightning.stages.tuning import trainable_parameters, trainable_scales

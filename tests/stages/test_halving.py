@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.method import Tuning
+from isvit_lightning.recipe.method import Tuning
 from isvit_lightning.stages import Schedule, UnitStage
 from isvit_lightning.stages.halving import MicroBatch
 from isvit_lightning.stages.passes import run_in_chunks

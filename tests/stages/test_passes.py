@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from isvit_lightning.caches import Caches
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.stages.passes import Recomputed, run_in_chunks
+from isvit_lightning.storage.caches import Caches
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from isvit_lightning.method import Bits, Method, Tuning, repq, round_to_nearest
 from isvit_lightning.networks import quantizers, require_calibrated
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Bits, Method, Tuning, repq, round_to_nearest
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import changed, run, snapshot

@@ -9,9 +9,9 @@ from torch import nn
 
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import OpenedNetwork, open_float, quantizers
 from isvit_lightning.quantizers import Quantizer
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages import Calibration, ReparameterizationStage, Schedule, UnitStage, calibrate_network
 from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
 from tests.stages.fitting import TUNED, EachStep, changed, make_stage, run, snapshot

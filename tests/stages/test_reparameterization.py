@@ -8,9 +8,9 @@ from torch import nn
 
 from isvit_lightning.callbacks import UnitProgress
 from isvit_lightning.callbacks.progress import UnitReport
-from isvit_lightning.method import Bits, Method
 from isvit_lightning.networks import calibrate_activations, open_float, open_quantized, switch
 from isvit_lightning.quantizers import PerTensor
+from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages import ReparameterizationStage, Schedule
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import run

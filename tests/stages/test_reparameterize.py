@@ -8,9 +8,9 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantLinear
-from isvit_lightning.method import Bits, Method, repq
 from isvit_lightning.networks import NormLinearPair, OpenedNetwork, calibrate_activations, open_quantized, switch
 from isvit_lightning.quantizers import PerChannel, PerTensor, RangeSearch, Role, UniformQuantizer
+from isvit_lightning.recipe.method import Bits, Method, repq
 from isvit_lightning.stages.reparameterize import reparameterize
 from tests.helpers import double_precision, image_batch, relative_change, tiny_swin, tiny_vit
 

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers, SaveUnits
-from isvit_lightning.checkpoints import Checkpoints
-from isvit_lightning.method import Bits, Method, Tuning
+from isvit_lightning.recipe.method import Bits, Method, Tuning
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
+from isvit_lightning.storage.parts import Checkpoints
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import StopAt, StopError, changed, snapshot, trainer_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from isvit_lightning.callbacks import UnitProgress
-from isvit_lightning.method import Tuning
+from isvit_lightning.recipe.method import Tuning
 from isvit_lightning.stages import Schedule, UnitStage
 from isvit_lightning.stages.rollback import BestState
 from tests.helpers import image_batch, tiny_vit

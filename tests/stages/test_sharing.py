@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from isvit_lightning.callbacks import CalibrateQuantizers
-from isvit_lightning.checkpoints import Checkpoints
-from isvit_lightning.method import Bits, Method, Tuning
-from isvit_lightning.processes import checksum, rank
+from isvit_lightning.recipe.method import Bits, Method, Tuning
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, tuning
+from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.system.processes import checksum, rank
 from tests.helpers import image_batch, tiny_vit
 from tests.several import in_processes
 from tests.stages.fitting import trainer_of

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback
 
 from isvit_lightning.callbacks import UnitProgress
-from isvit_lightning.method import Tuning
 from isvit_lightning.networks import open_quantized, quantizers, switch
 from isvit_lightning.quantizers import Role
+from isvit_lightning.recipe.method import Tuning
 from isvit_lightning.stages import Schedule, UnitStage
 from isvit_lightning.stages.tuning import (
     rated_parameters,

@@ -17,7 +17,7 @@ from detection.data import CocoDataModule
 from detection.runtime import import_mmdet
 from isvit_lightning.data.sources import UnreadableImageError
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.preprocessing import Preprocessing
+from isvit_lightning.sources.preprocessing import Preprocessing
 from tests.detection.data.samples import PREPROCESSING, coco_data, write_set
 
 

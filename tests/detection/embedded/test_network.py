@@ -10,8 +10,8 @@ pytest.importorskip("mmdet")
 from detection.embedded import digits_detector, digits_detector_config
 from detection.embedded import network as embedded
 from detection.embedded.network import WEIGHTS_FILE, build_digits_detector, read_weights
-from detection.embedded.train import precision
 from isvit_lightning.errors import IsvitError
+from tools.train_detector import precision
 
 
 def test_it_finds_held_out_digits() -> None:

@@ -1,0 +1,1 @@
+"""Where a float network comes from, and how its images are prepared."""

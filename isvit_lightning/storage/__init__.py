@@ -1,0 +1,1 @@
+"""Files that are whole or not there, caches, and the parts of a run."""

@@ -1,0 +1,138 @@
+"""What a run has finished so far, on disk, so that an interrupted one goes on where it stopped."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.storage.files import read_metadata, read_tensors, write_tensors
+from isvit_lightning.system.processes import broadcast_object, rank
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """One file for each finished part of a run.
+
+    Parts are ``stage1-start`` (the ranges that the stage begins with), ``stage1-007`` (the unit with index 7),
+    ``stage2`` (the folded network), ``stage3-start`` and ``stage3-007``. A file is complete or not there, and its
+    contents are hashed. Activations are not kept: they are computed again from the finished units.
+
+    Args:
+        directory: where the files lie.
+        run: hash of everything that decides the result; files of another run are not read.
+        seconds: by stage, time that the parts read so far took when they were made, and that was spent on waiting for
+            other processes.
+    """
+
+    directory: Path
+    run: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def write(
+        self, part: str, tensors: Mapping[str, torch.Tensor], seconds: float = 0.0, rolled_back: str | None = None
+    ) -> None:
+        """Keep a finished part.
+
+        Args:
+            part: its name.
+            tensors: its state.
+            seconds: time it took.
+            rolled_back: name of the unit where it was given its best state back; None where it was not.
+
+        Raises:
+            IsvitError: the disk is full or the folder cannot be written.
+        """
+        metadata = {
+            "part": part,
+            "run": self.run,
+            "seconds": seconds,
+            "rolled_back": rolled_back,
+            "sha256": _digest(tensors),
+        }
+        write_tensors(self._path(part), {name: tensor.detach() for name, tensor in tensors.items()}, metadata)
+
+    def read(self, part: str) -> dict[str, torch.Tensor] | None:
+        """State of a finished part, the same in every process; None where it must be done again.
+
+        All processes must call it; only the first one reads.
+        """
+        return broadcast_object(self._read(part) if rank() == 0 else None)
+
+    def rolled_back(self) -> dict[str, list[str]]:
+        """Names of the units that were given their best state back, in order, by stage.
+
+        Read from the files, which tell of the units of all processes and of earlier, interrupted runs alike.
+        """
+        units: dict[str, list[str]] = {}
+        for path in sorted(self.directory.glob("*.safetensors")):
+            metadata = read_metadata(path)
+            if metadata.get("run") == self.run and metadata.get("rolled_back"):
+                units.setdefault(path.stem.partition("-")[0], []).append(metadata["rolled_back"])
+        return units
+
+    def clear(self) -> None:
+        """Remove the files."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _read(self, part: str) -> dict[str, torch.Tensor] | None:
+        path = self._path(part)
+        if not path.exists():
+            return None
+        try:
+            tensors, metadata = read_tensors(path)
+        except IsvitError:
+            tensors, metadata = {}, {}
+        if metadata.get("part") != part or metadata.get("sha256") != _digest(tensors):
+            _LOG.warning("%s is damaged; what it held is done again", path)
+            return None
+        if metadata.get("run") != self.run:
+            return None
+        stage = part.partition("-")[0]
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + float(metadata["seconds"])
+        return tensors
+
+    def _path(self, part: str) -> Path:
+        return self.directory / f"{part}.safetensors"
+
+
+def run_hash(fingerprint: Mapping[str, Any]) -> str:
+    """Hash of everything that decides the result of a run."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What two runs differ in, as ``key: old → new``, sorted by key."""
+    old, new = _flat(stored), _flat(given)
+    return [
+        f"{key}: {old.get(key, 'none')} → {new.get(key, 'none')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(nested: Any, prefix: str = "") -> dict[str, str]:
+    """Leaves of a nested mapping by dotted key, as JSON text; tuples and lists are the same."""
+    if not isinstance(nested, Mapping):
+        return {prefix: json.dumps(nested)}
+    flat: dict[str, str] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The ground: processes, signals, memory and their faults."""

@@ -1,0 +1,116 @@
+"""A packed network whose bytes or description somebody changed: a sentence, or a network that computes; never code."""
+
+import copy
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import isvit_lightning
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.export.artifact import QuantizedNetwork
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.sources.architecture import Architecture
+from isvit_lightning.sources.preprocessing import Preprocessing
+from isvit_lightning.storage.files import read_tensors, write_tensors
+from tests.helpers import image_batch, quantized_network
+from tests.sources.test_checkpoint import Payload, torch_file, truncated
+
+TINY = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3}
+ODD = [None, True, -1, 0, 3, 1e30, float("nan"), "", "nan", [], {}, [1, 2, 3], {"a": 1}, "../../etc/passwd"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed timm network that can be built from its description alone."""
+    torch.manual_seed(0)
+    architecture = Architecture("vit_tiny_patch16_224", TINY)
+    model, bits, method = architecture.build(), Bits(3, 3), Method()
+    opened = quantized_network(model, image_batch(32, 2), bits, method)
+    path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
+    QuantizedNetwork(opened.model, architecture, Preprocessing.of(model), bits, method).save(path)
+    return path
+
+
+def sentence_or_network(path: Path) -> bool:
+    """Whether the file loads; where it does not, only a sentence may come."""
+    try:
+        network = isvit_lightning.load(path)
+    except IsvitError as error:
+        assert "\n" not in str(error)
+        return False
+    assert network(image_batch(32, 1)).shape[0] == 1
+    return True
+
+
+def test_the_intact_file_loads(path: Path) -> None:
+    assert sentence_or_network(path)
+
+
+def test_truncated_files_are_sentences(path: Path) -> None:
+    content, damaged = path.read_bytes(), path.with_name("truncated.safetensors")
+
+    @given(st.randoms(use_true_random=False))
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    def check(draw: random.Random) -> None:
+        damaged.write_bytes(truncated(content, draw))
+        assert not sentence_or_network(damaged)
+
+    check()
+
+
+def places(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values in nested JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(*prefix, key) for key, _ in inner] + [p for key, child in inner for p in places(child, (*prefix, key))]
+
+
+def test_changed_descriptions_are_sentences_or_networks(path: Path) -> None:
+    """Every value of the description in turn is replaced by odd ones, or left out."""
+    tensors, metadata = read_tensors(path)
+    damaged = path.with_name("described.safetensors")
+    loaded = 0
+
+    @given(st.sampled_from(places(json.loads(json.dumps(metadata)))), st.sampled_from([*ODD, "left out"]))
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    def check(place: tuple[Any, ...], value: Any) -> None:
+        nonlocal loaded
+        changed = copy.deepcopy(metadata)
+        parent = changed
+        for key in place[:-1]:
+            parent = parent[key]
+        if value == "left out":
+            del parent[place[-1]]
+        else:
+            parent[place[-1]] = value
+        write_tensors(damaged, tensors, changed)
+        loaded += sentence_or_network(damaged)
+
+    check()
+    assert loaded > 5
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained"])
+def test_a_description_cannot_read_other_files(key: str, path: Path, tmp_path: Path) -> None:
+    trace, payload = tmp_path / "ran", tmp_path / "payload.pt"
+    payload.write_bytes(torch_file(Payload(trace)))
+    tensors, metadata = read_tensors(path)
+    metadata["architecture"]["args"][key] = str(payload)
+    write_tensors(tmp_path / "q.safetensors", tensors, metadata)
+    with pytest.raises(IsvitError, match=rf"hold {key}, expected none that reads a file"):
+        isvit_lightning.load(tmp_path / "q.safetensors")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "local-dir:/tmp", "../x", 3, None])
+def test_a_description_cannot_name_a_place(name: Any, path: Path, tmp_path: Path) -> None:
+    tensors, metadata = read_tensors(path)
+    metadata["architecture"]["name"] = name
+    write_tensors(tmp_path / "q.safetensors", tensors, metadata)
+    with pytest.raises(IsvitError, match=", expected "):
+        isvit_lightning.load(tmp_path / "q.safetensors")

@@ -1,0 +1,215 @@
+"""Interrupted runs of the command line: killed, stopped, changed, finished, and with several processes."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kills import QUICKSTART, SHORT, kill_and_resume, parts, start
+from isvit_lightning.classifier import Evaluator
+from isvit_lightning.cli import main
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.run.resumption import begin
+from isvit_lightning.storage.parts import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+BLIND = [*SHORT, "--evaluate", "false"]
+
+
+@pytest.fixture(autouse=True)
+def own_arguments(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``main`` replaces the process's arguments, and a handler of a signal must not outlive it."""
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    process = start(["fit", *SHORT, "--trainer.default_root_dir", str(folder / "run")], folder / "log")
+    process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return folder / "run"
+
+
+def interrupted(folder: Path, at: str = "stage3-001", arguments: tuple[str, ...] = SHORT) -> Path:
+    """Directory of a run that is killed once the part ``at`` is finished."""
+    directory = folder / "run"
+    process = start(["fit", *arguments, "--trainer.default_root_dir", str(directory)], folder / "log")
+    while at not in parts(directory):
+        assert process.exitcode is None, (folder / "log").read_text()
+        time.sleep(0.02)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert not (directory / "quantized.safetensors").exists()
+    return directory
+
+
+def resume(directory: Path, *changes: str) -> int:
+    return main(["fit", *SHORT, *changes, "--resume", "true", "--trainer.default_root_dir", str(directory)])
+
+
+def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    tally = kill_and_resume(tmp_path, BLIND, kills=6)
+    assert len(tally.kills) == 6
+    assert tally.completed >= 1
+    assert tally.different == 0
+
+
+def test_what_is_finished_is_not_done_again(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = interrupted(tmp_path)
+    measured = json.loads((directory / "results.json").read_text())["metrics"]
+    assert measured.keys() == {"float", "stage1"}
+    caplog.set_level(logging.INFO)
+    assert resume(directory) == 0
+    lines = [record.getMessage() for record in caplog.records if " unit " in record.getMessage()]
+    assert not [line for line in lines if not line.startswith("stage 3")]
+    assert lines[-1].startswith("stage 3 unit 6/6 head")
+    assert 1 <= len(lines) <= 4
+    assert lines[0].startswith(f"stage 3 unit {7 - len(lines)}/6")
+    assert (directory / f"logs/stage3_from_unit_{7 - len(lines)}/metrics.csv").exists()
+    assert (directory / "logs/stage3").exists()
+    assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
+    results, expected = (json.loads((run / "results.json").read_text()) for run in (directory, finished))
+    assert results["metrics"] == expected["metrics"]
+    assert results["seconds"]["stage1"] > 0
+    assert "I&S-ViT" in capsys.readouterr().out
+    assert not (directory / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("at", ["stage1-002", "stage3-001"])
+def test_units_that_were_rolled_back_are_remembered(at: str, tmp_path: Path) -> None:
+    """A learning rate at which the loss of every unit becomes infinite."""
+    absurd = tuple(part for stage in ("stage1", "stage3") for part in (f"--model.method.{stage}.learning_rate", "1e30"))
+    assert main(["fit", *BLIND, *absurd, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
+    expected = json.loads((tmp_path / "whole" / "results.json").read_text())["rolled_back"]
+    blocks = ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+    assert expected == {"stage1": [*blocks, "head"], "stage3": ["patch_embed.proj", *blocks, "head"]}
+    directory = interrupted(tmp_path, at, (*BLIND, *absurd))
+    assert resume(directory, "--evaluate", "false", *absurd) == 0
+    assert json.loads((directory / "results.json").read_text())["rolled_back"] == expected
+
+
+def test_a_finished_run_says_so_and_prints_the_table(
+    finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = (finished / "quantized.safetensors").stat().st_mtime_ns
+    assert resume(finished) == 0
+    assert "is finished; nothing is left to resume" in caplog.text
+    assert "I&S-ViT" in capsys.readouterr().out
+    assert (finished / "quantized.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("--model.iterations", "4"), "model.iterations: 3 → 4"),
+        (("--model.method.stage3.learning_rate", "0.001"), "model.method.stage3.learning_rate: null → 0.001"),
+        (("--seed_everything", "1"), "seed_everything: 0 → 1"),
+        (("--data.calibration_images", "17"), "calibration images.number: 16 → 17"),
+        (("--model.network.name", "swin_digits"), 'model.network.name: "vit_digits" → "swin_digits"'),
+    ],
+)
+def test_a_changed_run_is_refused(
+    finished: Path, change: tuple[str, str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resume(finished, *change) == 2
+    message = capsys.readouterr().err
+    assert told in message
+    assert "leave out --resume to start afresh" in message
+    assert (finished / "quantized.safetensors").exists()
+
+
+def test_evaluation_may_change(finished: Path) -> None:
+    assert resume(finished, "--data.batch_size", "7", "--data.workers", "1") == 0
+
+
+def test_sigterm_ends_with_a_sentence(finished: Path, tmp_path: Path) -> None:
+    directory, log = tmp_path / "run", tmp_path / "log"
+    process = start(["fit", *SHORT, "--trainer.default_root_dir", str(directory)], log)
+    while "stage1-001" not in parts(directory):
+        assert process.exitcode is None, log.read_text()
+        time.sleep(0.02)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 143
+    last = log.read_text().strip().splitlines()[-1]
+    assert last.startswith("isvit: The run was stopped by SIGTERM")
+    assert "--resume true" in last
+    assert "Traceback" not in log.read_text()
+    assert resume(directory) == 0
+    assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("verb", "step"), [("test", "test_step"), ("predict", "predict_step")])
+def test_sigterm_while_a_run_is_measured(
+    verb: str, step: str, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluator, step, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main([verb, "--ckpt_path", str(finished)]) == 143
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("isvit: The run was stopped by SIGTERM")
+    assert line.endswith("give the same command again.")
+
+
+def test_two_processes_of_lightnings_launcher(finished: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    several = ["--trainer.devices", "2", "--trainer.default_root_dir", str(directory)]
+    command = [sys.executable, "-m", "isvit_lightning"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "fit", *SHORT, *several], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    assert done.stdout.count("I&S-ViT") == 1
+    assert done.stderr.count("stage 3 unit 6/6") == 1
+    results, expected = (json.loads((run / "results.json").read_text()) for run in (directory, finished))
+    assert results["metrics"] == expected["metrics"]
+    assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
+    run = json.loads((directory / "calibration.json").read_text())["run"]
+    assert run["trainer"]["processes"] == 2
+
+
+def test_afresh_removes_what_an_earlier_run_left(tmp_path: Path) -> None:
+    first = begin(tmp_path, {"seed": 0}, resume=True)
+    assert (first.resumes, first.finished) == (False, False)
+    (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
+    (tmp_path / "results.json").write_text("{}")
+    first.checkpoints.write("stage2", {})
+    again = begin(tmp_path, {"seed": 0}, resume=True)
+    assert (again.resumes, again.finished) == (True, False)
+    assert parts(tmp_path) == ["stage2"]
+    afresh = begin(tmp_path, {"seed": 0}, resume=False)
+    assert (afresh.resumes, afresh.finished) == (False, False)
+    assert parts(tmp_path) == []
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_run_is_finished_once_its_checkpoints_are_gone(tmp_path: Path) -> None:
+    checkpoints = begin(tmp_path, {"seed": 0}, resume=False).checkpoints
+    (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
+    (tmp_path / "quantized.safetensors").write_bytes(b"")
+    assert not begin(tmp_path, {"seed": 0}, resume=True).finished
+    checkpoints.clear()
+    assert begin(tmp_path, {"seed": 0}, resume=True).finished
+    with pytest.raises(IsvitError, match="seed: 0 → 1"):
+        begin(tmp_path, {"seed": 1}, resume=True)
+    assert isinstance(checkpoints, Checkpoints)
+    assert QUICKSTART.exists()
+
+
+def test_the_same_seed_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    assert main(["fit", *BLIND, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert (tmp_path / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
