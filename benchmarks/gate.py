@@ -71,7 +71,14 @@ def digest(directory: Path) -> dict[str, str]:
     model = network.model
     hashes = {name: _hash(tensor) for name, tensor in model.state_dict().items()}
     for name, quantizer in quantizers(model).items():
-        if quantizer.role.value == "weight":
+        if (
+            str(
+                quantizer.role.name
+                if hasattr(quantizer.role, "name") and not hasattr(quantizer.role, "value")
+                else quantizer.role.value
+            )
+            == "weight"
+        ):
             path = f"{name.rpartition('.')[0]}.weight"
             hashes[path] = _hash(quantizer(model.get_parameter(path)))
     images = torch.randn(8, *(3, *network.preprocessing.input_size[1:]), generator=torch.Generator().manual_seed(0))
@@ -137,6 +144,9 @@ def main() -> int:
         options.record.write_text(json.dumps(found, indent=1, sort_keys=True))
         return 0
     expected, equal = json.loads(options.file.read_text()), True
+    for name in {"vit_small_repq", "vit_small_rtn"} & expected.keys():
+        # Rows have the names of the steps now.
+        expected[name] = {key.replace("stage1", "ranges"): value for key, value in expected[name].items()}
     for name, hashes in found.items():
         before = expected[name]
         different = [key for key in before if key in hashes and hashes[key] != before[key]]

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import speed
 import torch
+from isvit_lightning.recipe.method import Bits, Method
 from steps import fit
 from timm.models.vision_transformer import VisionTransformer
 
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.networks import VIT_DIGITS
-from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages import Calibration, Schedule, calibrate_network
 
 PLOT = Path(__file__).parent.parent / "docs" / "linearity.svg"

@@ -13,6 +13,7 @@ import sys
 
 import speed
 import torch
+from isvit_lightning.recipe.method import Bits, Method
 from steps import Precision, StepTimes, fit
 from torch import nn
 
@@ -20,7 +21,6 @@ from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.networks import open_float, open_quantized
-from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.stages import Calibration, Schedule, WeightStage, calibrate_network
 
 BOTH: tuple[Precision, Precision] = ("32-true", "bf16-mixed")

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import speed
 import timm
 import torch
+from isvit_lightning.recipe.method import Bits, Method
 from torch import nn
 
 from isvit_lightning.networks import calibrate_weights, open_quantized
-from isvit_lightning.recipe.method import Bits, Method
 
 LIMIT_SECONDS = 5.0
 

@@ -23,16 +23,16 @@ import speed
 import timm
 import torch
 from calibration import FloatSteps, float_step_seconds
+from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.stages.reparameterize import reparameterize
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.networks import build_network
 from isvit_lightning.networks import calibrate_activations, open_float, open_quantized, switch
-from isvit_lightning.recipe.method import Bits, Method
 from isvit_lightning.sources.source import NetworkSource
 from isvit_lightning.stages import Calibration, Schedule, UnitStage, WeightStage, calibrate_network
-from isvit_lightning.stages.reparameterize import reparameterize
 from isvit_lightning.system.heap import keep_one_heap
 
 DATA = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -9,14 +9,13 @@ from torch import nn
 
 from detection.architecture import DetectorArchitecture
 from detection.source import DetectorSource
-from isvit_lightning.classifier import require_positive
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork, load
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.run.task import bare
-from isvit_lightning.storage.caches import Caches
+from isvit_lightning.stages import Schedule
 
-_BITS, _METHOD, _CACHES = Bits(), Method(range_images=4), Caches()
+_BITS = Bits()
 
 
 class Detector(LightningModule):
@@ -24,42 +23,18 @@ class Detector(LightningModule):
 
     Args:
         network: where the float detector comes from.
+        recipe: what is quantized how, and which steps are taken.
         bits: widths of the codes.
-        method: what is quantized how, and what is tuned how.
-        iterations: optimizer steps per unit and stage.
-        batch_size: calibration images per step.
-        micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
-            summation. None takes 16 on a CPU and the whole batch elsewhere.
-        caches: where inputs and targets of a unit are kept; `isvit inspect` tells how large they are.
-        compile: compile each unit with torch.compile before it is tuned, which can only pay with many
-            iterations on large units. Needs a C++ compiler on a CPU, Triton on an accelerator.
-
-    Raises:
-        IsvitError: iterations or batch_size below 1.
+        **schedule: how long and on how much a unit is tuned.
     """
 
-    def __init__(
-        self,
-        network: DetectorSource,
-        bits: Bits = _BITS,
-        method: Method = _METHOD,
-        iterations: int = 1000,
-        batch_size: int = 1,
-        micro_batch: int | None = None,
-        caches: Caches = _CACHES,
-        compile: bool = False,  # noqa: A002 - the option is called what torch calls it
-    ) -> None:
+    def __init__(self, network: DetectorSource, recipe: Recipe, bits: Bits = _BITS, **schedule: Any) -> None:
         super().__init__()
-        require_positive(iterations=iterations, batch_size=batch_size, micro_batch=micro_batch)
         self.task = Detection()
         self.source = network
+        self.recipe = recipe
         self.bits = bits
-        self.method = method
-        self.iterations = iterations
-        self.batch_size = batch_size
-        self.micro_batch = micro_batch
-        self.compile_units = compile
-        self.caches = caches
+        self.schedule = Schedule(**schedule)
 
 
 class Detection:
@@ -71,6 +46,7 @@ class Detection:
         ("mask_ap", "mask AP %"),
         ("mask_ap50", "mask AP50 %"),
     )
+    compares_with_float = False
     packages = ("mmdet", "mmcv", "mmcv-lite", "mmengine", "pycocotools")
 
     def load(self, directory: Path) -> QuantizedNetwork:
@@ -83,8 +59,14 @@ class Detection:
 
         return load(directory, None, DetectorArchitecture, DetectorPreprocessing)
 
-    def measure(self, network: nn.Module, data: Any, trainer: Trainer) -> dict[str, float]:
+    def measure(self, network: nn.Module, data: Any, trainer: Trainer, is_float: bool = False) -> dict[str, float]:
         """Average precision in per cent, of boxes and, where the annotations have them, of masks.
+
+        Args:
+            network: float or quantized.
+            data: the configured data.
+            trainer: runs the evaluation.
+            is_float: whether it is the float detector; nothing is compared with it.
 
         Raises:
             IsvitError: the data is not that of a detector, or of other classes.

@@ -1,7 +1,8 @@
 """Neck and heads of a two-stage detector in units. Imports mmdet: import this module by way of ``detection.runtime``.
 
-They are no chain: the neck reads several maps, and boxes are cut out of its maps where the float detector finds them.
-So each unit computes its inputs from the images, and float and quantized units look at the same boxes.
+They are no chain: the neck reads several maps, each by its name, and boxes are cut out of its maps where the float
+detector finds them. So each unit computes its inputs from the images, and float and quantized units look at the same
+boxes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox2roi, get_box_tensor
 from torch import Tensor, nn
 
-from isvit_lightning.networks import Unit
+from isvit_lightning.networks import SINGLE, Data, Unit
 
 BOXES = 64
 """Proposals of an image that the box head is tuned on."""
@@ -38,7 +39,7 @@ def head_units(model: TwoStageDetector) -> tuple[Unit, ...]:
 
 
 class HeadUnit(nn.Module):
-    """Neck or head as a map of one tensor to one tensor, which its ``forward`` describes.
+    """Neck or head as a map of named tensors, which its ``forward`` describes.
 
     Args:
         part: float or quantized; the detector keeps it where it is.
@@ -50,52 +51,45 @@ class HeadUnit(nn.Module):
 
 
 class NeckUnit(HeadUnit):
-    """The neck as a map of one tensor to one tensor."""
+    """The neck."""
 
-    def forward(self, packed: Tensor) -> Tensor:
-        """Map packed maps ``(batch, n)`` to the pyramid as tokens ``(batch, positions of all levels, channels)``."""
-        return _tokens(self.part(unpack(packed)))
+    def forward(self, maps: Data) -> Data:
+        """Map the backbone's maps by level to the pyramid as tokens ``(batch, positions of all levels, channels)``."""
+        return {SINGLE: _tokens(self.part(tuple(maps.values())))}
 
 
 class ProposalUnit(HeadUnit):
-    """The head of the region proposals as a map of one tensor to one tensor."""
+    """The head of the region proposals."""
 
-    def forward(self, packed: Tensor) -> Tensor:
-        """Map a packed pyramid ``(batch, n)`` to scores and box deltas ``(batch, positions, 5 · anchors)``."""
-        scores, deltas = self.part(unpack(packed))
-        return _tokens([torch.cat(pair, dim=1) for pair in zip(scores, deltas, strict=True)])
+    def forward(self, maps: Data) -> Data:
+        """Map the pyramid by level to scores and box deltas ``(batch, positions, 5 · anchors)``."""
+        scores, deltas = self.part(tuple(maps.values()))
+        return {SINGLE: _tokens([torch.cat(pair, dim=1) for pair in zip(scores, deltas, strict=True)])}
 
 
 class BoxUnit(HeadUnit):
-    """A box head as a map of one tensor to one tensor."""
+    """A box head."""
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, data: Data) -> Data:
         """Map features ``(batch, boxes, channels, height, width)`` to scores and deltas ``(batch, boxes, numbers)``."""
+        features = data[SINGLE]
         found = [part for part in self.part(features.flatten(0, 1)) if part is not None]
-        return torch.cat(found, dim=1).view(*features.shape[:2], -1)
+        return {SINGLE: torch.cat(found, dim=1).view(*features.shape[:2], -1)}
 
 
 class MaskUnit(HeadUnit):
-    """A mask head as a map of one tensor to one tensor."""
+    """A mask head."""
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, data: Data) -> Data:
         """Map features ``(batch, boxes, channels, height, width)`` to the masks' logits ``(batch, boxes, numbers)``."""
+        features = data[SINGLE]
         masks: Tensor = self.part(features.flatten(0, 1))
-        return masks.view(*features.shape[:2], -1)
+        return {SINGLE: masks.view(*features.shape[:2], -1)}
 
 
-def pack(maps: Sequence[Tensor]) -> Tensor:
-    """Maps ``(batch, channels, height, width)`` of several sizes as one tensor ``(batch, n)``, sizes in front."""
-    sizes = maps[0].new_tensor([len(maps), *(size for each_map in maps for size in each_map.shape[1:])])
-    return torch.cat([sizes.expand(len(maps[0]), -1), *(each_map.flatten(1) for each_map in maps)], dim=1)
-
-
-def unpack(packed: Tensor) -> tuple[Tensor, ...]:
-    """The maps that :func:`pack` made ``packed (batch, n)`` of."""
-    levels = int(packed[0, 0])
-    sizes = packed[0, 1 : 1 + 3 * levels].long().view(levels, 3)
-    parts = torch.split(packed[:, 1 + 3 * levels :], sizes.prod(dim=1).tolist(), dim=1)
-    return tuple(part.view(-1, *size) for part, size in zip(parts, sizes.tolist(), strict=True))
+def by_level(maps: Sequence[Tensor]) -> Data:
+    """Maps ``(batch, channels, height, width)`` of several sizes by level, ``level0`` first."""
+    return {f"level{level}": features for level, features in enumerate(maps)}
 
 
 def each(heads: nn.Module) -> list[Any]:
@@ -111,9 +105,9 @@ def data_samples(images: Tensor) -> list[DetDataSample]:
 
 
 def _unit(
-    name: str, module: nn.Module, source: Callable[[Any, Any, Tensor], Tensor], model: nn.Module, mixed: bool = False
+    name: str, module: nn.Module, source: Callable[[Any, Any, Tensor], Data], model: nn.Module, mixed: bool = False
 ) -> Unit:
-    return Unit(name, module, _as_it_is, partial(source, model), mixed)
+    return Unit(name, module, _as_it_is, partial(source, model), mixed, named=True)
 
 
 def _as_it_is(inputs: Tensor) -> Tensor:
@@ -129,15 +123,15 @@ def _tokens(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
 
 
-def _neck_inputs(model: Any, _target: Any, images: Tensor) -> Tensor:
-    return pack(model.backbone(images))
+def _neck_inputs(model: Any, _target: Any, images: Tensor) -> Data:
+    return by_level(model.backbone(images))
 
 
-def _pyramid(model: Any, _target: Any, images: Tensor) -> Tensor:
-    return pack(model.extract_feat(images))
+def _pyramid(model: Any, _target: Any, images: Tensor) -> Data:
+    return by_level(model.extract_feat(images))
 
 
-def _box_inputs(stage: int, model: Any, target: Any, images: Tensor) -> Tensor:
+def _box_inputs(stage: int, model: Any, target: Any, images: Tensor) -> Data:
     """Features ``(batch, BOXES, channels, height, width)`` of ``model`` where ``target`` proposes boxes."""
     seen = target.extract_feat(images)
     rois = bbox2roi([_exactly(found.bboxes, BOXES, images) for found in _proposals(target, seen, images)])
@@ -146,7 +140,7 @@ def _box_inputs(stage: int, model: Any, target: Any, images: Tensor) -> Tensor:
     return _cut_out(each(model.roi_head.bbox_roi_extractor)[stage], model, target, seen, rois, images)
 
 
-def _mask_inputs(stage: int, model: Any, target: Any, images: Tensor) -> Tensor:
+def _mask_inputs(stage: int, model: Any, target: Any, images: Tensor) -> Data:
     """Features ``(batch, MASKS, channels, height, width)`` of ``model`` in the boxes that ``target`` finds."""
     seen, head = target.extract_feat(images), target.roi_head
     proposals = _proposals(target, seen, images)
@@ -171,10 +165,10 @@ def _refined(head: Any, stage: int, seen: Any, rois: Tensor, images: Tensor) -> 
     return torch.cat([rois[:, :1], get_box_tensor(boxes)], dim=1)
 
 
-def _cut_out(extractor: Any, model: Any, target: Any, seen: Any, rois: Tensor, images: Tensor) -> Tensor:
+def _cut_out(extractor: Any, model: Any, target: Any, seen: Any, rois: Tensor, images: Tensor) -> Data:
     features = seen if model is target else model.extract_feat(images)
     found: Tensor = extractor(features[: extractor.num_inputs], rois)
-    return found.view(len(images), -1, *found.shape[1:])
+    return {SINGLE: found.view(len(images), -1, *found.shape[1:])}
 
 
 def _exactly(boxes: Tensor, count: int, images: Tensor) -> Tensor:

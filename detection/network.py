@@ -15,22 +15,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detection.heads import data_samples, head_units
 from detection.swin import SwinBackbone
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import NormLinearPair, Unit
 from isvit_lightning.networks.adapter import adapter_for
-from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.opened import Heads, Unit, Wire
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe.method import Part
 
 _DETECTORS: Final = (MaskRCNN, CascadeRCNN, FasterRCNN)
 _LINEAR: Final = (nn.Linear, wrappers.Linear)
 _CONV: Final = (nn.Conv2d, wrappers.Conv2d)
 _LEFT_FLOAT: Final = (nn.ConvTranspose2d, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
-_ROLES: Final[dict[Part, Role]] = {
-    "neck": Role.NECK_IN,
-    "rpn": Role.RPN_IN,
-    "box_head": Role.BOX_HEAD_IN,
-    "mask_head": Role.MASK_HEAD_IN,
-}
+PARTS: Final = ("neck", "rpn", "box_head", "mask_head")
+"""Parts beside the backbone: inputs of their layers have the roles ``neck_in`` and so on, weights ``neck_weight``."""
 
 
 class DetectorAdapter:
@@ -57,19 +52,23 @@ class DetectorAdapter:
         self.model = model
         self.backbone = SwinBackbone(model.backbone)
 
-    def insert(self, factory: QuantizerFactory) -> None:
+    def insert(self, factory: LayerFactory) -> None:
         """Replace the layers of backbone, neck, region proposals and heads."""
         self.backbone.insert(factory)
         for part, path, module in self._parts():
-            quantize_layers(module, factory.of(part), _ROLES[part], path)
+            quantize_layers(module, factory, part, path)
 
     def units(self) -> tuple[Unit, ...]:
         """Those of the backbone, the neck, the region proposals, the box heads and the mask heads."""
         return self.backbone.units() + head_units(self.model)
 
-    def pairs(self) -> tuple[NormLinearPair, ...]:
+    def wires(self) -> tuple[Wire, ...]:
         """Those of the backbone."""
-        return self.backbone.pairs()
+        return self.backbone.wires()
+
+    def heads(self) -> tuple[Heads, ...]:
+        """Those of the backbone."""
+        return self.backbone.heads()
 
     @torch.no_grad()
     def run(self, images: Tensor) -> None:
@@ -87,7 +86,7 @@ class DetectorAdapter:
             boxes = found if any(len(each) for each in found) else proposals
             _run_mask_heads(head, features, bbox2roi([each.bboxes for each in boxes]))
 
-    def _parts(self) -> Iterator[tuple[Part, str, nn.Module]]:
+    def _parts(self) -> Iterator[tuple[str, str, nn.Module]]:
         model, head = self.model, self.model.roi_head
         if model.with_neck:
             yield "neck", "neck", model.neck
@@ -102,26 +101,27 @@ class DetectorAdapter:
             yield "mask_head", "roi_head.mask_head", head.mask_head
 
 
-def quantize_layers(root: nn.Module, factory: QuantizerFactory, role: Role, path: str) -> None:
+def quantize_layers(root: nn.Module, factory: LayerFactory, part: str, path: str) -> None:
     """Replace every linear layer and convolution below ``root``.
 
     Args:
         root: neck or head, changed in place.
-        factory: bits and method.
-        role: what the inputs of its layers are.
+        factory: builds quantized layers.
+        part: one of :data:`PARTS`, which names the roles of its inputs and weights.
         path: place of ``root`` in the detector, for messages.
 
     Raises:
         IsvitError: a layer with weights is of a kind that cannot be quantized.
     """
+    role, weight_role = Role(f"{part}_in"), Role(f"{part}_weight", weight=True)
     for name, module in list(root.named_modules()):
         if isinstance(module, ConvModule):
             cast("Any", module).turn_on_efficient_conv_bn_eval(False)  # it would go past the quantizers
         parent, _, leaf = name.rpartition(".")
         if type(module) in _LINEAR:
-            setattr(root.get_submodule(parent), leaf, factory.linear(module, role))
+            setattr(root.get_submodule(parent), leaf, factory.linear(module, role, weight_role))
         elif type(module) in _CONV:
-            setattr(root.get_submodule(parent), leaf, factory.conv(module, role))
+            setattr(root.get_submodule(parent), leaf, factory.conv(module, role, weight_role))
         elif not isinstance(module, _LEFT_FLOAT) and any(value.dim() > 1 for value in module.parameters(recurse=False)):
             raise IsvitError(
                 f"Cannot open {path}.{name}: a {type(module).__name__} is not supported, expected linear layers and "

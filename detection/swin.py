@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
@@ -13,9 +13,10 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantWindowAttention
-from isvit_lightning.networks import NormLinearPair, Unit
 from isvit_lightning.networks.adapter import expect_type
-from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.opened import Heads, Unit, Wire
+from isvit_lightning.networks.padding import padded_with
 from isvit_lightning.quantizers import Role
 
 
@@ -60,13 +61,8 @@ class QuantShiftWindowAttention(nn.Module):
 
     def _pad(self, x: torch.Tensor) -> torch.Tensor:
         """``(batch, height, width, channels)`` filled up to whole windows."""
-        batch, height, width, channels = x.shape
-        bottom, right = -height % self.window_size, -width % self.window_size
-        if not (bottom or right):
-            return x
-        padded = self.pad_value.expand(batch, height + bottom, width + right, channels).clone()
-        padded[:, :height, :width] = x
-        return padded
+        bottom, right = (-length % self.window_size for length in x.shape[1:3])
+        return padded_with(x, self.pad_value, bottom, right) if bottom or right else x
 
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
         """``(windows, tokens, tokens)``: -100 between tokens that the cyclic shift made neighbors."""
@@ -112,7 +108,6 @@ class SwinBackbone:
     def __init__(self, model: SwinTransformer, path: str = "backbone") -> None:
         self.model: Any = model  # its own annotations of its parts say Module, or nothing
         self.path = path
-        self._reparameterize_reductions = False
         expect_type(model.patch_embed, f"{path}.patch_embed", PatchEmbed)
         if model.use_abs_pos_embed:
             raise IsvitError(
@@ -128,21 +123,25 @@ class SwinBackbone:
             expect_type(merging, name, PatchMerging)
             expect_type(merging.norm, f"{name}.norm", nn.LayerNorm)
 
-    def insert(self, factory: QuantizerFactory) -> None:
+    def insert(self, factory: LayerFactory) -> None:
         """Replace the projection, the layers of the blocks and the reductions."""
-        self._reparameterize_reductions = factory.is_reparameterized(Role.REDUCTION_IN)
         embed = self.model.patch_embed
         expect_type(embed.projection, f"{self.path}.patch_embed.projection", nn.Conv2d)
-        embed.projection = factory.conv(embed.projection)
+        embed.projection = factory.conv(embed.projection, Role.IMAGE)
         for name, block in self._blocks():
             expect_type(block.attn, f"{name}.attn", ShiftWindowMSA)
             msa = block.attn.w_msa
-            qkv, proj = factory.linear(msa.qkv, Role.QKV_IN), factory.linear(msa.proj, Role.PROJ_IN)
-            quantized = QuantWindowAttention(msa, qkv, proj, factory.scores(), factory.context())
+            tokens = len(msa.relative_position_index)
+            qkv = factory.linear(msa.qkv, Role.QKV_IN, tokens=tokens)
+            proj = factory.linear(msa.proj, Role.PROJ_IN, tokens=tokens)
+            shape = msa.num_heads, msa.proj.in_features // msa.num_heads, tokens
+            quantized = QuantWindowAttention(msa, qkv, proj, factory.scores(*shape), factory.context(*shape))
             block.attn = QuantShiftWindowAttention(block.attn, quantized)
             block.ffn.layers[0][0] = factory.linear(block.ffn.layers[0][0], Role.FC1_IN)
             block.ffn.layers[1] = factory.linear(block.ffn.layers[1], Role.GELU_OUT)
+            block.norm1, block.norm2 = factory.norm(block.norm1), factory.norm(block.norm2)
         for _, merging in self._mergings():
+            merging.norm = factory.norm(merging.norm)
             merging.reduction = factory.linear(merging.reduction, Role.REDUCTION_IN)
 
     def units(self) -> tuple[Unit, ...]:
@@ -160,18 +159,25 @@ class SwinBackbone:
                 units.append(Unit(name, merging.reduction, partial(_merge, merging)))
         return tuple(units)
 
-    def pairs(self) -> tuple[NormLinearPair, ...]:
-        """norm1 → qkv and norm2 → fc1 of each block; norm → reduction of each patch merging by option."""
-        pairs = []
+    def wires(self) -> tuple[Wire, ...]:
+        """norm1 → qkv and norm2 → fc1 of each block, norm → reduction of each patch merging."""
+        wires = []
         for name, block in self._blocks():
-            attn, fc1 = cast("Any", block.attn), cast("Any", block.ffn.layers[0][0])
-            pairs.append(NormLinearPair(f"{name}.attn.w_msa.qkv", name, block.norm1, attn.w_msa.qkv, attn))
-            pairs.append(NormLinearPair(f"{name}.ffn.layers.0.0", name, block.norm2, fc1))
-        if self._reparameterize_reductions:
-            for name, merging in self._mergings():
-                reduction = f"{name}.reduction"
-                pairs.append(NormLinearPair(reduction, reduction, merging.norm, merging.reduction))
-        return tuple(pairs)
+            attn = block.attn
+            padded = attn if isinstance(attn, QuantShiftWindowAttention) else None
+            wires.append(Wire(f"{name}.attn.w_msa.qkv", name, block.norm1, (attn.w_msa.qkv,), padded))
+            wires.append(Wire(f"{name}.ffn.layers.0.0", name, block.norm2, (block.ffn.layers[0][0],)))
+        for name, merging in self._mergings():
+            wires.append(Wire(f"{name}.reduction", f"{name}.reduction", merging.norm, (merging.reduction,)))
+        return tuple(wires)
+
+    def heads(self) -> tuple[Heads, ...]:
+        """The window attention of each block."""
+        return tuple(
+            Heads(f"{name}.attn.w_msa", msa.qkv, msa.proj, msa.num_heads)
+            for name, block in self._blocks()
+            for msa in (block.attn.w_msa,)
+        )
 
     def _blocks(self) -> list[tuple[str, Any]]:
         return [

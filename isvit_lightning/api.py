@@ -1,31 +1,32 @@
 """Calibration from Python, in three lines."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from isvit_lightning.callbacks import CalibrateQuantizers, UnitProgress
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.recipe import DEFAULT, Bits, Recipe, read_recipe, record_of
+from isvit_lightning.run.fitting import UnitFitter
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
 from isvit_lightning.sources.architecture import Architecture
 from isvit_lightning.sources.preprocessing import Preprocessing
-from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
+from isvit_lightning.stages import Schedule
 
 
 def calibrate(
     network: nn.Module,
     images: torch.Tensor | Iterable[torch.Tensor],
     bits: int | Bits = 4,
-    method: Method | None = None,
-    iterations: int = 1000,
-    batch_size: int = 64,
+    recipe: str | Recipe = DEFAULT,
     seed: int = 0,
     accelerator: str = "auto",
+    **schedule: Any,
 ) -> QuantizedNetwork:
-    """Calibrate ``network`` with I&S-ViT.
+    """Calibrate ``network``.
 
     Example::
 
@@ -37,43 +38,31 @@ def calibrate(
         network: float timm network; it is left untouched.
         images: preprocessed images ``(n, 3, height, width)``, or batches of them; labels are not needed.
         bits: one width for weights and activations, or both.
-        method: choices of the method; the recommended ones by default.
-        iterations: optimizer steps per unit and stage.
-        batch_size: images per step.
+        recipe: name of a recipe that comes with the program, path of such a file, or a recipe.
         seed: seed of the draws of images.
         accelerator: Lightning's name of the device: auto, cpu, gpu.
+        **schedule: fields of :class:`Schedule`, such as ``iterations=100``.
 
     Returns:
         The quantized network, ready to run and to save.
 
     Raises:
-        IsvitError: the network cannot be opened, the images are missing or not finite, or bits lie outside 2 to 8.
+        IsvitError: the network cannot be opened, the images are missing or not finite, or a choice is out of its range.
     """
-    for name, value in (("iterations", iterations), ("batch_size", batch_size)):
-        if value < 1:
-            raise IsvitError(f"The argument {name} is {value}, expected at least 1: change it.")
     preprocessing = Preprocessing.of(network)
     images = _joined(images, preprocessing.input_size if hasattr(network, "patch_embed") else None)
     widths = bits if isinstance(bits, Bits) else Bits(bits, bits)
-    method = method or Method()
-    schedule = Schedule(iterations, batch_size, seed)
-    ranges, progress = CalibrateQuantizers(method.range_images), UnitProgress()
+    steps = read_recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen = Schedule(**schedule)
 
-    def fit(stage: UnitStage) -> None:
-        trainer = Trainer(
-            max_epochs=stage.epochs,
-            accelerator=accelerator,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[ranges, progress],
-        )
-        trainer.fit(stage)
+    def make_trainer(**options: Any) -> Trainer:
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+        return Trainer(**{"accelerator": accelerator, "devices": 1, **quiet, **options})
 
-    quantized = calibrate_network(Calibration(network, images, widths, method, schedule), fit)
-    return QuantizedNetwork(quantized.model, Architecture.of(network), preprocessing, widths, method)
+    calibration = Calibration(network, images, widths, steps, chosen, seed)
+    quantized = calibrate_network(calibration, UnitFitter(make_trainer, {}))
+    record = record_of({"recipe": steps, "bits": widths, "schedule": chosen, "seed": seed})
+    return QuantizedNetwork(quantized.model, Architecture.of(network), preprocessing, record)
 
 
 def _joined(images: torch.Tensor | Iterable[torch.Tensor], input_size: tuple[int, int, int] | None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The model section of a configuration, and the evaluation of a classifier."""
+"""The model section of a classifier's configuration, and how classifiers are measured."""
 
 import csv
 import io
@@ -9,19 +9,19 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.evaluation import Evaluator
 from isvit_lightning.export.artifact import QuantizedNetwork, load
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.run.task import bare
 from isvit_lightning.sources.source import NetworkSource
-from isvit_lightning.storage.caches import Caches
+from isvit_lightning.stages import Schedule
 from isvit_lightning.storage.files import write_atomically
 from isvit_lightning.system.processes import gather_shares, rank
 
-_BITS, _METHOD = Bits(), Method()
+_BITS = Bits()
 
 
 class Classifier(LightningModule):
@@ -29,47 +29,33 @@ class Classifier(LightningModule):
 
     Args:
         network: where the float network comes from.
+        recipe: what is quantized how, and which steps are taken.
         bits: widths of the codes.
-        method: what is quantized how, and what is tuned how.
-        iterations: optimizer steps per unit and stage.
-        batch_size: calibration images per step.
-        micro_batch: images that pass a unit at once; smaller needs less memory and changes nothing but the order of
-            summation. None takes 16 on a CPU and the whole batch elsewhere.
-        compile: compile each unit with torch.compile before it is tuned, which can only pay with many
-            iterations on large units. Needs a C++ compiler on a CPU, Triton on an accelerator.
-
-    Raises:
-        IsvitError: iterations or batch_size below 1.
+        **schedule: how long and on how much a unit is tuned.
     """
 
-    def __init__(
-        self,
-        network: NetworkSource,
-        bits: Bits = _BITS,
-        method: Method = _METHOD,
-        iterations: int = 1000,
-        batch_size: int = 64,
-        micro_batch: int | None = None,
-        compile: bool = False,  # noqa: A002 - the option is called what torch calls it
-    ) -> None:
+    def __init__(self, network: NetworkSource, recipe: Recipe, bits: Bits = _BITS, **schedule: Any) -> None:
         super().__init__()
-        require_positive(iterations=iterations, batch_size=batch_size, micro_batch=micro_batch)
         self.task = Classification()
-        self.caches = Caches()
         self.source = network
+        self.recipe = recipe
         self.bits = bits
-        self.method = method
-        self.iterations = iterations
-        self.batch_size = batch_size
-        self.micro_batch = micro_batch
-        self.compile_units = compile
+        self.schedule = Schedule(**schedule)
 
 
 class Classification:
-    """Networks that name the class of an image, measured by accuracy."""
+    """Networks that name the class of an image, measured by accuracy and by their distance to the float network.
 
-    columns = (("top1", "top-1 %"), ("top5", "top-5 %"))
+    Attributes:
+        float_logits: what the float network gave for the batches of the evaluation; None before it was measured.
+    """
+
+    columns = (("top1", "top-1 %"), ("top5", "top-5 %"), ("agreement", "agreement %"), ("kl", "KL"))
     packages: tuple[str, ...] = ()
+    compares_with_float = True
+
+    def __init__(self) -> None:
+        self.float_logits: list[torch.Tensor] | None = None
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized network of a run directory.
@@ -79,20 +65,32 @@ class Classification:
         """
         return load(directory)
 
-    def measure(self, network: nn.Module, data: CalibrationDataModule, trainer: Trainer) -> dict[str, float]:
-        """Top-1 and top-5 in per cent.
+    def measure(
+        self, network: nn.Module, data: CalibrationDataModule, trainer: Trainer, is_float: bool = False
+    ) -> dict[str, float]:
+        """Top-1 and top-5 in per cent where the images have labels; agreement in per cent and KL to the float network.
+
+        Args:
+            network: float or quantized.
+            data: the configured data.
+            trainer: runs the evaluation.
+            is_float: whether it is the float network, which later ones are compared with.
 
         Raises:
             IsvitError: network and images have different classes.
         """
         classes = _classes(network)
-        if data.num_classes not in (None, classes):
+        if data.num_classes not in (None, 0, classes):
             raise IsvitError(
                 f"The evaluation images have {data.num_classes} classes but the network has {classes}, expected "
                 "as many: set data.class_map to a file with the folder of each class in order, or change "
                 "data.evaluation."
             )
-        return per_cent(trainer.test(Evaluator(network, classes), datamodule=data, verbose=False)[0])
+        evaluator = Evaluator(network, classes, None if is_float else self.float_logits)
+        metrics = trainer.test(evaluator, datamodule=data, verbose=False)[0]
+        if is_float:
+            self.float_logits = evaluator.logits
+        return rounded(metrics)
 
     def predict(
         self,
@@ -119,74 +117,11 @@ class Classification:
         return path
 
 
-class Evaluator(LightningModule):
-    """Measures top-1 and top-5 of a network and lists its predictions.
-
-    Args:
-        network: maps images ``(batch, 3, height, width)`` to logits ``(batch, classes)``.
-        classes: number of classes.
-    """
-
-    def __init__(self, network: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.network = network
-        # "micro" counts images; torchmetrics' default averages over classes.
-        self.top1 = MulticlassAccuracy(classes, top_k=1, average="micro")
-        self.top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro")
-
-    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
-        """Count one batch of ``images, labels``."""
-        self._count(batch)
-
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
-        """Count one batch of ``images, labels``."""
-        self._count(batch)
-
-    def predict_step(self, batch: Any, index: int) -> torch.Tensor:
-        """Probabilities ``(batch, classes)``."""
-        images = batch[0] if isinstance(batch, list | tuple) else batch
-        logits: torch.Tensor = self.network(images)
-        return logits.float().softmax(dim=1)
-
-    def _count(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-        images, labels = batch
-        logits = self.network(images)
-        self.top1(logits, labels)
-        self.top5(logits, labels)
-        self.log_dict({"top1": self.top1, "top5": self.top5}, on_step=False, on_epoch=True)
-
-
-def per_cent(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Accuracies of a trainer's test as ``{"top1", "top5"}`` in per cent."""
-    return {name: round(100 * float(metrics[name]), 3) for name in ("top1", "top5")}
-
-
-def require_positive(**options: int | None) -> None:
-    """Refuse options of the model section below 1; None stands for a default.
-
-    Raises:
-        IsvitError: one is.
-    """
-    for name, value in options.items():
-        if value is not None and value < 1:
-            raise IsvitError(f"model.{name} is {value}, expected at least 1: change it there.")
+def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Shares of a trainer's test in per cent, and the divergence."""
+    shares = {name: round(100 * float(metrics[name]), 3) for name in ("top1", "top5", "agreement") if name in metrics}
+    return shares | {name: round(float(metrics[name]), 6) for name in ("kl",) if name in metrics}
 
 
 def _classes(network: nn.Module) -> int:
     return int(cast("Any", bare(network)).num_classes)
-
-
-def run_directory(checkpoint: str) -> Path:
-    """The run directory that ``--ckpt_path`` names, directly or by its ``quantized.safetensors``.
-
-    Raises:
-        IsvitError: there is no such run.
-    """
-    path = Path(checkpoint).expanduser()
-    directory = path if path.is_dir() else path.parent
-    if not path.exists() or not (directory / "quantized.safetensors").exists():
-        raise IsvitError(
-            f"{checkpoint} holds no finished run; expected a run directory with quantized.safetensors, or that file: "
-            "check --ckpt_path."
-        )
-    return directory

@@ -1,17 +1,12 @@
-"""``isvit``: fit, validate, test, predict and inspect, driven by configuration files."""
+"""``isvit``: fit, test, predict and inspect, driven by configuration files."""
 
 import contextlib
-import ctypes
-import logging
 import os
-import signal
 import sys
 import time
-import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,20 +15,23 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from isvit_lightning.callbacks import progress
-from isvit_lightning.classifier import Classifier, run_directory
+from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.run.arguments import content_of, default_directory, values_of, with_recipe, with_run_config
 from isvit_lightning.run.inspection import inspect
 from isvit_lightning.run.results import console
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.run.strategy import UnitStrategy, alone, require_precision, require_supported, started
 from isvit_lightning.stages.compilation import require_compiler
+from isvit_lightning.system.bootstrap import begin_process
 from isvit_lightning.system.faults import sentences
-from isvit_lightning.system.heap import keep_one_heap
 from isvit_lightning.system.processes import is_first_process, lost_connection, world_size
 from isvit_lightning.system.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
+_VERBS = ("fit", "test", "predict", "inspect")
+_BASELINES = ["round_to_nearest", "repq"]
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -47,26 +45,21 @@ _TRAINER_DEFAULTS = {
 
 
 class _Verbs(Trainer):
-    """Lightning's trainer, which runs each stage. Here: the options of the verbs, and their help."""
+    """The options of the verbs, and their help; Lightning's own trainer trains."""
 
-    def fit(self, evaluate: bool = True, baselines: bool = True, resume: bool = False) -> None:  # type: ignore[override]
+    def fit(  # type: ignore[override]
+        self, evaluate: bool = True, baselines: list[str] = _BASELINES, resume: bool = False
+    ) -> None:
         """Calibrate a network and write its run directory.
 
         Args:
             evaluate: end with an evaluation and the table.
-            baselines: evaluate round-to-nearest and RepQ-style networks beside the result.
+            baselines: recipes that are measured beside the result, by name or path; [] for none.
             resume: go on with the interrupted run in the run directory; starts afresh where there is none.
         """
 
-    def validate(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Measure a finished run; the same as test.
-
-        Args:
-            ckpt_path: run directory or its quantized.safetensors; none measures the float network.
-        """
-
     def test(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Measure a finished run: top-1 and top-5 of a classifier, average precision of a detector.
+        """Measure a finished run: accuracy of a classifier and its distance to the float one, or average precision.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none measures the float network.
@@ -82,11 +75,11 @@ class _Verbs(Trainer):
         """
 
     def inspect(self, **kwargs: Any) -> None:
-        """Print units, pairs, quantizers and the memory of the caches, and calibrate nothing."""
+        """Print units, norms, quantizers and the memory of the caches, and calibrate nothing."""
 
 
 class IsvitCLI(LightningCLI):
-    """The command line: Lightning's, with `fit` running the stages in order."""
+    """The command line: Lightning's, with `fit` taking the steps of a recipe in order."""
 
     model_section: ClassVar[type[LightningModule]] = Classifier
     """What the section model of a configuration describes."""
@@ -102,7 +95,7 @@ class IsvitCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=args,
+            args=with_recipe(list(args or []), _VERBS) if isinstance(args, list | tuple) else args,
             run=run,
         )
 
@@ -113,7 +106,7 @@ class IsvitCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The verbs; each takes all arguments of its method of :class:`_Verbs`."""
-        return {verb: set() for verb in ("fit", "validate", "test", "predict", "inspect")}
+        return {verb: set() for verb in _VERBS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed of the run draws the calibration images too; the program was already chosen by :func:`main`."""
@@ -144,18 +137,14 @@ class IsvitCLI(LightningCLI):
         require_supported(trainer)
         return super().instantiate_trainer(**{**kwargs, "strategy": UnitStrategy()})
 
-    def fit(self, evaluate: bool, baselines: bool, resume: bool = False, **kwargs: Any) -> None:
-        """Run the stages."""
-        if self.model.compile_units:
+    def fit(self, evaluate: bool, baselines: list[str], resume: bool = False, **kwargs: Any) -> None:
+        """Take the steps of the recipe."""
+        if self.model.schedule.compile:
             require_compiler(self.trainer.strategy.root_device.type)
         self._runner().fit(evaluate, baselines, resume)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Measure a finished run, or the float network where no run is named."""
-        self._runner().test(ckpt_path)
-
-    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        """The same as test."""
         self._runner().test(ckpt_path)
 
     def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
@@ -203,34 +192,6 @@ def config_callbacks(config: Any, verb: str | None) -> Sequence[Any]:
     return section["trainer"]["callbacks"] or []
 
 
-def default_directory(configs: Sequence[Any]) -> Path:
-    """``runs/`` and the names of the configuration files."""
-    names = [Path(str(config)).stem for config in configs]
-    return Path("runs") / ("-".join(names) or "default")
-
-
-def with_run_config(arguments: list[str]) -> list[str]:
-    """Put the configuration of the run that ``--ckpt_path`` names before all others.
-
-    Raises:
-        IsvitError: there is no such run.
-    """
-    expanded = [part for argument in arguments for part in _split(argument)]
-    if "--ckpt_path" not in expanded[:-1]:
-        return arguments
-    position = expanded.index("--ckpt_path") + 1
-    directory = run_directory(expanded[position])
-    expanded[position] = str(directory)
-    config = directory / "config.yaml"
-    inherited = ["--config", str(config)] if config.exists() else []
-    return [*expanded[:1], *inherited, *expanded[1:]]
-
-
-def _split(argument: str) -> list[str]:
-    name, equals, value = argument.partition("=")
-    return [name, value] if equals and name in ("--ckpt_path", "--config", "--program") else [argument]
-
-
 def program_name(program: type[IsvitCLI]) -> str:
     """Path of a program's class, as configurations name it."""
     return f"{program.__module__}.{program.__qualname__}"
@@ -246,11 +207,9 @@ def chosen_program(arguments: Sequence[str], default: type[IsvitCLI] = IsvitCLI)
     Raises:
         IsvitError: there is no such program.
     """
-    parts = [part for argument in arguments for part in _split(argument)]
-    values = {
-        option: [value for name, value in pairwise(parts) if name == option] for option in ("--config", "--program")
-    }
-    named = [name for path in values["--config"] if (name := _named_program(Path(path)))] + values["--program"]
+    files = [content_of(Path(path)) for path in values_of("--config", arguments)]
+    named = [str(file["program"]) for file in files if isinstance(file, dict) and file.get("program")]
+    named += values_of("--program", arguments)
     if not named:
         return default
     module, _, name = named[-1].rpartition(".")
@@ -259,20 +218,11 @@ def chosen_program(arguments: Sequence[str], default: type[IsvitCLI] = IsvitCLI)
     except (ImportError, ValueError, AttributeError) as error:
         raise IsvitError(
             f"The program {named[-1]} cannot be imported ({error}), expected one such as {program_name(IsvitCLI)}, or "
-            'detection.cli.DetectionCLI after pip install "isvit-lightning[detection]": change program.'
+            "that of an extra that is installed: change program."
         ) from None
     if not (isinstance(program, type) and issubclass(program, IsvitCLI)):
         raise IsvitError(f"{named[-1]} is no program, expected one such as {program_name(IsvitCLI)}: change program.")
     return program
-
-
-def _named_program(path: Path) -> str | None:
-    """The key ``program`` of a configuration file; the parser tells what is wrong with the file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return str(content["program"]) if isinstance(content, dict) and content.get("program") else None
 
 
 def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = IsvitCLI) -> int:
@@ -287,12 +237,7 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     first = is_first_process()
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
-    _quieten()
-    keep_one_heap()
-    if not first:
-        logging.getLogger(progress.__name__).setLevel(logging.INFO)
-        _end_with_parent()
+    begin_process(told_by_all=[progress.__name__])
     # Lightning starts the other processes with the arguments of this one.
     sys.argv = [*sys.argv[:1], *given]
     with contextlib.ExitStack() as stack:
@@ -348,23 +293,3 @@ def one_sentence(error: Exception) -> str:
     """A parser's complaint in one line; where one of this program's own sentences is inside, that alone."""
     own = own_sentences(error)
     return own[0] if own else f"{' '.join(str(error).split())}; `isvit fit --help` lists the expected keys."
-
-
-def _end_with_parent() -> None:
-    """On Linux: end when the first process, which started this one, is killed, instead of working on without it."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _quieten() -> None:
-    """Silence advice of the libraries that does not apply to calibration."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Of its reports, only the end of a process is worth reading.
-    logging.getLogger("lightning.fabric.strategies.launchers").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", module="timm.*")

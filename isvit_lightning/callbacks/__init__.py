@@ -1,8 +1,7 @@
-"""What happens around a stage: calibrate and freeze, watch, guard, progress."""
+"""What happens around a stage: calibrate, watch, keep, progress."""
 
 from isvit_lightning.callbacks.calibrate import CalibrateQuantizers
 from isvit_lightning.callbacks.checkpoint import SaveUnits
-from isvit_lightning.callbacks.guard import RequireCalibrated
 from isvit_lightning.callbacks.memory import ReturnMemory, let_go
 from isvit_lightning.callbacks.progress import UnitProgress, UnitReport
 from isvit_lightning.callbacks.watch import GridUse, WatchQuantizers, measure_unit
@@ -10,7 +9,6 @@ from isvit_lightning.callbacks.watch import GridUse, WatchQuantizers, measure_un
 __all__ = [
     "CalibrateQuantizers",
     "GridUse",
-    "RequireCalibrated",
     "ReturnMemory",
     "SaveUnits",
     "UnitProgress",

@@ -1,55 +1,49 @@
-"""Chooses the ranges of quantizers at the right moment, and freezes them."""
+"""Chooses the ranges of quantizers at the right moment."""
 
 import time
 from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from isvit_lightning.callbacks.walk import UnitWalk
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers
-from isvit_lightning.quantizers import Role
-from isvit_lightning.storage.caches import computable
+from isvit_lightning.stages import UnitStage
 
 
 class CalibrateQuantizers(Callback):
     """Before a stage: ranges of everything that is switched on and has none yet. Before a unit: anew, by option.
 
-    ``tuning.recalibrate`` of the stage decides: ``never`` keeps the ranges of activations that exist, ``stage`` chooses
-    them anew before the stage, ``unit`` before each unit on the very inputs it is tuned with.
-
-    Args:
-        range_images: images on which ranges of activations are chosen.
+    ``recalibrate`` of the stage decides: ``never`` keeps the ranges of activations that exist, ``stage`` chooses them
+    anew before the stage, ``unit`` before each unit on the very inputs it is tuned with.
 
     Attributes:
         seconds: time spent on choosing ranges so far.
     """
 
-    def __init__(self, range_images: int = 64) -> None:
-        self.range_images = range_images
+    def __init__(self) -> None:
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ranges of the whole network."""
         started = time.perf_counter()
-        stage = cast("UnitWalk", pl_module)
+        stage = cast("UnitStage", pl_module)
         if stage.ranges_chosen:
             return
         model = stage.quantized.model
         active = [quantizer for quantizer in quantizers(model).values() if quantizer.enabled]
-        if any(quantizer.role is Role.WEIGHT and not quantizer.calibrated for quantizer in active):
+        if any(quantizer.role.weight and not quantizer.calibrated for quantizer in active):
             calibrate_weights(model)
-        missing = any(quantizer.role is not Role.WEIGHT and not quantizer.calibrated for quantizer in active)
-        if missing or (stage.tuning is not None and stage.tuning.recalibrate == "stage"):
-            sample = stage.images[: self.range_images].to(stage.device)
+        missing = any(not quantizer.role.weight and not quantizer.calibrated for quantizer in active)
+        if missing or stage.recalibrate == "stage":
+            sample = stage.images[: stage.range_images].to(stage.device)
             calibrate_activations(model, lambda: stage.quantized.walk(sample))
         self.seconds += time.perf_counter() - started
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ranges of one unit."""
-        stage = cast("UnitWalk", pl_module)
-        if stage.tuning is not None and stage.tuning.recalibrate == "unit":
+        stage = cast("UnitStage", pl_module)
+        if stage.recalibrate == "unit":
             stage.enter_unit()
             started = time.perf_counter()
-            unit, sample = stage.unit.module, computable(stage.sample(self.range_images)).to(stage.device)
-            calibrate_activations(unit, lambda: unit(sample))
+            unit, sample = stage.unit, stage.sample(stage.range_images)
+            calibrate_activations(unit.module, lambda: unit(sample))
             self.seconds += time.perf_counter() - started

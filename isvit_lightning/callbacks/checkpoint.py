@@ -7,9 +7,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from isvit_lightning.callbacks.walk import UnitWalk
 from isvit_lightning.networks import quantizers
-from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.stages import UnitStage
+from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.processes import rank
 
 
@@ -20,11 +20,11 @@ class SaveUnits(Checkpoint):
     unit is kept too.
 
     Args:
-        checkpoints: where to.
+        parts: where to.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
         self._since = time.perf_counter()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,17 +33,17 @@ class SaveUnits(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the ranges: those of later units were chosen on weights that earlier units no longer have."""
-        walk = cast("UnitWalk", pl_module)
-        if rank() == 0 and walk.tuning is not None and not walk.ranges_chosen:
-            self.checkpoints.write(f"{walk.part}-start", _grids(walk.quantized.model), self._elapsed())
+        stage = cast("UnitStage", pl_module)
+        if rank() == 0 and stage.tunes and not stage.ranges_chosen:
+            self.parts.write(f"{stage.name}-start", _grids(stage.quantized.model), self._elapsed())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the unit."""
-        walk = cast("UnitWalk", pl_module)
-        if trainer.is_global_zero and walk.tuning is not None:
-            index = walk.plan[walk.current_epoch]
-            name = walk.unit.name if walk.unit.name in walk.rolled_back else None
-            self.checkpoints.write(f"{walk.part}-{index:03d}", walk.unit.module.state_dict(), self._elapsed(), name)
+        stage = cast("UnitStage", pl_module)
+        if trainer.is_global_zero and stage.tunes:
+            index = stage.plan[stage.current_epoch]
+            name = stage.unit.name if stage.unit.name in stage.rolled_back else None
+            self.parts.write(f"{stage.name}-{index:03d}", stage.unit.module.state_dict(), self._elapsed(), name)
 
     def _elapsed(self) -> float:
         before, self._since = self._since, time.perf_counter()

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from isvit_lightning.callbacks.walk import UnitWalk
+from isvit_lightning.stages import UnitStage
 from isvit_lightning.system.processes import rank
 
 _LOG = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class UnitReport:
     """What became of one unit in one stage.
 
     Args:
-        stage: title of the stage.
+        stage: name of the step.
         unit: name of the unit.
         first: loss of the first step.
         last: loss of the last step.
@@ -50,13 +50,13 @@ class UnitProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar of the stage."""
-        stage = cast("UnitWalk", pl_module)
+        stage = cast("UnitStage", pl_module)
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         self._bar = Progress(
             *columns, console=console, transient=True, disable=not (self._live and console.is_terminal and rank() == 0)
         )
-        self._task = self._bar.add_task(stage.title, total=len(stage.plan) * stage.steps)
+        self._task = self._bar.add_task(stage.name, total=len(stage.plan) * stage.steps)
         self._bar.start()
         self._started = time.perf_counter()
 
@@ -68,35 +68,35 @@ class UnitProgress(Callback):
         if self._bar is None or self._bar.disable or now - self._shown < _REFRESH_SECONDS:
             return
         self._shown = now
-        stage = cast("UnitWalk", pl_module)
-        position = f"{stage.title}  unit {stage.place} {stage.unit.name}"
+        stage = cast("UnitStage", pl_module)
+        position = f"{stage.name}  unit {stage.position} {stage.unit.name}"
         losses = f"loss {float(stage.first_loss):.3g} → {float(stage.last_loss):.3g}"
         done = stage.current_epoch * stage.steps + batch_idx + 1
         self._bar.update(self._task, completed=done, description=f"{position}  {losses}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the finished unit."""
-        stage = cast("UnitWalk", pl_module)
+        stage = cast("UnitStage", pl_module)
         now = time.perf_counter()
         report = UnitReport(
-            stage.title, stage.unit.name, float(stage.first_loss), float(stage.last_loss), now - self._started
+            stage.name, stage.unit.name, float(stage.first_loss), float(stage.last_loss), now - self._started
         )
         self._started = now
         self.reports.append(report)
         # Processes that take units of their own tell of them; what all do alike, the first one tells.
-        if trainer.is_global_zero and (rank() == 0 or not stage.repeated):
+        if trainer.is_global_zero and (rank() == 0 or not stage.replicated):
             _LOG.info(
                 "%s unit %s %s: %s %.4g → %.4g in %.1f s",
                 report.stage,
-                stage.place,
+                stage.position,
                 report.unit,
-                "loss" if stage.tuning is not None else "relative change",
+                "loss" if stage.tunes else "relative change",
                 report.first,
                 report.last,
                 report.seconds,
             )
         for logger in trainer.loggers:
-            prefix = stage.title.replace(" ", "")
+            prefix = stage.name
             logger.log_metrics(
                 {f"{prefix}/loss_first": report.first, f"{prefix}/loss_last": report.last}, step=trainer.global_step
             )

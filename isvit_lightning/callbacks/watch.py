@@ -7,10 +7,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from isvit_lightning.callbacks.walk import UnitWalk
-from isvit_lightning.networks import quantizers
+from isvit_lightning.networks import Data, Unit, quantizers
 from isvit_lightning.quantizers import Quantizer
-from isvit_lightning.storage.caches import computable
+from isvit_lightning.stages import UnitStage
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,13 @@ class WatchQuantizers(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the finished unit."""
-        stage = cast("UnitWalk", pl_module)
+        stage = cast("UnitStage", pl_module)
         if not trainer.loggers:
             return
-        sample = computable(stage.sample(self.images)).to(stage.device)
+        sample = stage.sample(self.images)
         if not trainer.is_global_zero:
             return
-        uses = measure_unit(stage.unit.module, sample)
+        uses = measure_unit(stage.unit, sample)
         metrics = {
             f"{stage.unit.name}.{name}/{key}": float(value)
             for name, use in uses.items()
@@ -86,12 +85,12 @@ class WatchQuantizers(Callback):
 
 
 @torch.no_grad()
-def measure_unit(unit: nn.Module, inputs: torch.Tensor) -> dict[str, GridUse]:
+def measure_unit(unit: Unit, inputs: Data) -> dict[str, GridUse]:
     """Grid use of every switched-on quantizer below ``unit`` in one pass over ``inputs``."""
     uses: dict[str, GridUse] = {}
     handles = []
-    for name, quantizer in quantizers(unit).items():
-        if not quantizer.enabled or not _has_codes(quantizer):
+    for name, quantizer in quantizers(unit.module).items():
+        if not quantizer.enabled or not quantizer.format.has_codes(quantizer.grid):
             continue
 
         def record(module: nn.Module, args: tuple[torch.Tensor], name: str = name) -> None:
@@ -104,9 +103,3 @@ def measure_unit(unit: nn.Module, inputs: torch.Tensor) -> dict[str, GridUse]:
         for handle in handles:
             handle.remove()
     return uses
-
-
-def _has_codes(quantizer: Quantizer) -> bool:
-    """False for the fractional zero points of a reproduction of published arithmetic."""
-    zero_point = getattr(quantizer, "zero_point", None)
-    return zero_point is None or bool(torch.equal(zero_point, zero_point.round()))

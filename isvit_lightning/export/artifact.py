@@ -1,6 +1,7 @@
 """The finished network as one file: packed codes, grids, and all that is needed to build it again."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,27 +10,26 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.export.packing import pack, unpack
-from isvit_lightning.networks import OpenedNetwork, open_quantized, quantizers, require_calibrated, switch
-from isvit_lightning.quantizers import Quantizer, Role
-from isvit_lightning.recipe.method import Bits, Method, Tuning
+from isvit_lightning.networks import open_by_specs, quantizers, require_calibrated, specs_of, switch
+from isvit_lightning.quantizers import Quantizer, Spec
 from isvit_lightning.sources.architecture import Architecture
 from isvit_lightning.sources.preprocessing import Preprocessing
 from isvit_lightning.storage.files import read_tensors, write_tensors
 
-FORMAT = "isvit-packed-1"
+FORMAT = "isvit-packed-2"
+_EARLIER = "isvit-packed-1"
 
-_Choices = TypeVar("_Choices", Bits, Method, Tuning, Architecture, Preprocessing)
+_Choices = TypeVar("_Choices", Architecture, Preprocessing)
 
 
 class QuantizedNetwork(nn.Module):
-    """A calibrated network with frozen grids, computed in float on those grids.
+    """A calibrated network with fixed grids, computed in float on those grids.
 
     Args:
-        model: network as the stages leave it.
+        model: network as the steps leave it.
         architecture: how to build its float form; None where that is not known.
         preprocessing: how its images are prepared.
-        bits: widths.
-        method: choices that it was calibrated with.
+        record: what it was made with, plain values that are stored with it and not read again.
 
     Raises:
         IsvitError: a quantizer is not calibrated.
@@ -40,17 +40,15 @@ class QuantizedNetwork(nn.Module):
         model: nn.Module,
         architecture: Architecture | None,
         preprocessing: Preprocessing | None,
-        bits: Bits,
-        method: Method,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        require_calibrated(model)
         switch(model, weights=True, activations=True)
+        require_calibrated(model)
         self.model = model.eval()
         self.architecture = architecture
         self.preprocessing = preprocessing
-        self.bits = bits
-        self.method = method
+        self.record = dict(record or {})
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -58,18 +56,23 @@ class QuantizedNetwork(nn.Module):
         logits: torch.Tensor = self.model(images)
         return logits
 
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Format, width, granularity and role of each quantizer by path."""
+        return specs_of(self.model)
+
     def save(self, path: str | Path) -> None:
-        """Write the network: weights as packed codes of ``bits.weight``, everything else in float32.
+        """Write the network: weights as packed codes, everything else in float32.
 
         Raises:
             IsvitError: the file cannot be written.
         """
         metadata = {
             "format": FORMAT,
-            "bits": dataclasses.asdict(self.bits),
-            "method": dataclasses.asdict(self.method),
+            "specs": {name: spec.as_dict() for name, spec in self.specs.items()},
             "architecture": self.architecture and dataclasses.asdict(self.architecture),
             "preprocessing": self.preprocessing and dataclasses.asdict(self.preprocessing),
+            "record": self.record,
         }
         write_tensors(Path(path), pack_state(self.model), metadata)
 
@@ -85,25 +88,24 @@ def load(
     Args:
         path: the file, or the run directory that holds it as ``quantized.safetensors``.
         network: a float network of the same architecture; needed only where the file does not name one.
-        architecture_type: what builds the network; another one than timm's for detectors.
+        architecture_type: what builds the network; another one than timm's for other kinds of networks.
         preprocessing_type: what prepares its images.
 
     Returns:
         The network, with logits identical to those of the saved one.
 
     Raises:
-        IsvitError: the file is missing, damaged, of another program, or of another network.
+        IsvitError: the file is missing, damaged, of another program or version, or of another network.
     """
     path = Path(path)
     path = path / "quantized.safetensors" if path.is_dir() else path
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise IsvitError(f"{path} has format {metadata.get('format')}, expected {FORMAT}: check --ckpt_path.")
+    _require_format(path, metadata.get("format"))
     try:
-        bits = _choices(Bits, metadata["bits"])
-        method = _choices(Method, metadata["method"])
+        specs = {str(name): Spec.of(values) for name, values in metadata["specs"].items()}
         architecture = _optional(architecture_type, metadata["architecture"])
         preprocessing = _optional(preprocessing_type, metadata["preprocessing"])
+        record = dict(metadata["record"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IsvitError(
             f"{path} is damaged (its description lacks or garbles {first_line(error)}), expected a "
@@ -113,9 +115,19 @@ def load(
         if architecture is None:
             raise IsvitError(f"{path} does not name its architecture; pass the float network as `network`.")
         network = architecture.build()
-    opened = open_quantized(network, bits, method, deployed=True)
-    _fill(opened, tensors, path)
-    return QuantizedNetwork(opened.model, architecture, preprocessing, bits, method)
+    opened = open_by_specs(network, specs, tensors)
+    _fill(opened.model, tensors, path)
+    return QuantizedNetwork(opened.model, architecture, preprocessing, record)
+
+
+def _require_format(path: Path, given: object) -> None:
+    if given == _EARLIER:
+        raise IsvitError(
+            f"{path} was written by an earlier version, which stored no description of its quantizers, expected a file "
+            "of this one: calibrate again with isvit fit."
+        )
+    if given != FORMAT:
+        raise IsvitError(f"{path} has format {given}, expected {FORMAT}: check --ckpt_path.")
 
 
 def pack_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -124,22 +136,24 @@ def pack_state(model: nn.Module) -> dict[str, torch.Tensor]:
     for layer, quantizer in _weight_quantizers(model).items():
         weight = state.pop(f"{layer}.weight")
         codes = quantizer.encode(weight).flatten(1)
-        state[f"{layer}.weight_packed"] = pack(codes, quantizer.bits)
+        state[f"{layer}.weight_packed"] = pack(codes, _packed_bits(quantizer))
         state[f"{layer}.weight_shape"] = torch.tensor(weight.shape)
     return state
 
 
+def _packed_bits(quantizer: Quantizer) -> int:
+    """Bits that hold every code."""
+    return (quantizer.n_codes - 1).bit_length()
+
+
 def _weight_quantizers(model: nn.Module) -> dict[str, Quantizer]:
     return {
-        name.rpartition(".")[0]: quantizer
-        for name, quantizer in quantizers(model).items()
-        if quantizer.role is Role.WEIGHT
+        name.rpartition(".")[0]: quantizer for name, quantizer in quantizers(model).items() if quantizer.role.weight
     }
 
 
-def _fill(opened: OpenedNetwork, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Load grids first, then decode the weights on them."""
-    model = opened.model
     layers = _weight_quantizers(model)
     packed = {layer: tensors.pop(f"{layer}.weight_packed", None) for layer in layers}
     shapes = {layer: tensors.pop(f"{layer}.weight_shape", None) for layer in layers}
@@ -155,7 +169,7 @@ def _fill(opened: OpenedNetwork, tensors: dict[str, torch.Tensor], path: Path) -
                 raise IsvitError(_other_network(path, f"{layer}.weight"))
             if shape.tolist() != list(parameter.shape):
                 raise IsvitError(_other_network(path, f"{layer}.weight"))
-            codes = unpack(words, quantizer.bits, parameter[0].numel()).view(parameter.shape)
+            codes = unpack(words, _packed_bits(quantizer), parameter[0].numel()).view(parameter.shape)
             parameter.copy_(quantizer.decode(codes))
     except RuntimeError as error:
         raise IsvitError(
@@ -188,9 +202,5 @@ def _choices(kind: type[_Choices], values: Any) -> _Choices:
             f"The file holds the unknown key {min(set(values) - known)!r} for {kind.__name__}, expected "
             f"{sorted(known)}: it was written by another version; install that one or calibrate again."
         )
-    converted: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
-    for stage in {"stage1", "stage3"} & set(converted):
-        converted[stage] = _choices(Tuning, converted[stage])
-    return kind(**converted)
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**given)

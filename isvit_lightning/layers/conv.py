@@ -1,11 +1,11 @@
-"""Convolution with a quantizer before its weight, and one before its input where that is no image."""
+"""Convolution with a quantizer before its weight and one before its input."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.quantizers import Quantizer
+from isvit_lightning.quantizers import Operand, Quantizer
 
 
 class QuantConv2d(nn.Module):
@@ -15,17 +15,16 @@ class QuantConv2d(nn.Module):
 
     Args:
         conv: the float layer; its parameters are taken over, not copied.
-        weight_quantizer: quantizer of ``W (out_channels, in_channels, kernel, kernel)``.
-        input_quantizer: quantizer of ``x``; None leaves it float, as in the patch embedding, which reads the image.
-
-    Attributes:
-        held_weight: quantized weight to convolve with, where one was computed before; None quantizes anew.
+        input_quantizer: quantizer of ``x``; None leaves it float.
+        weight_quantizer: quantizer of ``W (out_channels, in_channels, kernel, kernel)``; None leaves it float.
 
     Raises:
         IsvitError: padding given as a word other than zeros.
     """
 
-    def __init__(self, conv: nn.Conv2d, weight_quantizer: Quantizer, input_quantizer: Quantizer | None = None) -> None:
+    channels_last = False
+
+    def __init__(self, conv: nn.Conv2d, input_quantizer: Quantizer | None, weight_quantizer: Quantizer | None) -> None:
         super().__init__()
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise IsvitError(f"A convolution with padding {conv.padding!r} is not supported; expected numbers.")
@@ -34,11 +33,15 @@ class QuantConv2d(nn.Module):
         self.bias = conv.bias
         self.input_quantizer = input_quantizer
         self.weight_quantizer = weight_quantizer
-        self.held_weight: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(batch, in_channels, height, width)`` to ``(batch, out_channels, height', width')``."""
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-        weight = self.weight_quantizer(self.weight) if self.held_weight is None else self.held_weight
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+        return self._convolve(x if self.input_quantizer is None else self.input_quantizer(x), weight, self.bias)
+
+    def product(self, operand: Operand, values: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
+        """The convolution without bias, with ``values`` as one operand and ``partner`` as the other."""
+        return self._convolve(partner, values, None) if operand == "weight" else self._convolve(values, partner, None)
+
+    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)

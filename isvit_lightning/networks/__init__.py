@@ -1,25 +1,43 @@
-"""How a float network is opened: units, (norm, linear) pairs, attention with reachable matmuls."""
+"""How a float network is opened: units, wires, attention with reachable matmuls."""
 
-# The adapters register themselves with `adapter_for` on import.
-from isvit_lightning.networks import swin, vit
-from isvit_lightning.networks.adapter import Adapter, adapter_for
-from isvit_lightning.networks.open import open_float, open_quantized, quantizers, require_calibrated, switch
-from isvit_lightning.networks.opened import NormLinearPair, OpenedNetwork, Unit
+from isvit_lightning.networks import swin, vit  # noqa: F401 - registers the adapters
+from isvit_lightning.networks.adapter import adapter_for
+from isvit_lightning.networks.factory import Axes, Build, LayerFactory
+from isvit_lightning.networks.open import (
+    Reconstructed,
+    open_float,
+    open_quantized,
+    quantizers,
+    refresh,
+    require_calibrated,
+    switch,
+)
+from isvit_lightning.networks.opened import SINGLE, Data, Heads, OpenedNetwork, Stream, Unit, Wire, Writer
 from isvit_lightning.networks.ranges import calibrate_activations, calibrate_weights
+from isvit_lightning.networks.specs import open_by_specs, specs_of
 
 __all__ = [
-    "Adapter",
-    "NormLinearPair",
+    "SINGLE",
+    "Axes",
+    "Build",
+    "Data",
+    "Heads",
+    "LayerFactory",
     "OpenedNetwork",
+    "Reconstructed",
+    "Stream",
     "Unit",
+    "Wire",
+    "Writer",
     "adapter_for",
     "calibrate_activations",
     "calibrate_weights",
+    "open_by_specs",
     "open_float",
     "open_quantized",
     "quantizers",
+    "refresh",
     "require_calibrated",
-    "swin",
+    "specs_of",
     "switch",
-    "vit",
 ]

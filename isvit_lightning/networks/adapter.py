@@ -7,28 +7,44 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks.factory import QuantizerFactory
-from isvit_lightning.networks.opened import NormLinearPair, Unit
+from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.opened import Heads, Stream, Unit, Wire
 
 SUPPORTED = "timm's VisionTransformer (ViT, DeiT, DINOv2) and SwinTransformer (v1)"
 
 
 class Adapter(Protocol):
-    """What the stages need to know of an architecture. ``docs/architectures.md`` writes one step by step."""
+    """What the steps need to know of an architecture. ``docs/architectures.md`` writes one step by step."""
 
-    def insert(self, factory: QuantizerFactory) -> None:
+    def insert(self, factory: LayerFactory) -> None:
         """Replace the layers of the network in place by quantized ones."""
 
     def units(self) -> tuple[Unit, ...]:
         """The units in order of execution, of the float or the quantized network."""
 
-    def pairs(self) -> tuple[NormLinearPair, ...]:
-        """The (norm, linear) pairs of the quantized network."""
+    def wires(self) -> tuple[Wire, ...]:
+        """The norms whose output only linear layers read, of the float or the quantized network."""
+
+
+@runtime_checkable
+class HasHeads(Protocol):
+    """An adapter that tells the attention heads of its network, so that they can be rotated."""
+
+    def heads(self) -> tuple[Heads, ...]:
+        """Each attention."""
+
+
+@runtime_checkable
+class HasStream(Protocol):
+    """An adapter that tells who writes and reads the residual stream of its network, so that it can be rotated."""
+
+    def stream(self) -> Stream:
+        """The residual stream."""
 
 
 @runtime_checkable
 class HasMoreThanUnits(Protocol):
-    """An adapter of a network of which only a part is units, such as the backbone of a detector."""
+    """An adapter of a network of which only a part is units."""
 
     def run(self, images: torch.Tensor) -> object:
         """One pass of ``images (batch, 3, height, width)`` through every layer."""

@@ -1,95 +1,101 @@
-"""Which quantizer goes where: by role, bits and method."""
+"""Building the quantized layers of a network; which quantizer stands where is said by someone else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
-from isvit_lightning.quantizers import (
-    LogQuantizer,
-    PerChannel,
-    PerTensor,
-    Quantizer,
-    RangeSearch,
-    Role,
-    SulqQuantizer,
-    UniformQuantizer,
-)
-from isvit_lightning.quantizers.search import ACTIVATION_PERCENTILES, TOKEN_PERCENTILES, WEIGHT_PERCENTILES
-from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
-from isvit_lightning.recipe.method import Bits, Method, Part
-
-_PAIR_ROLES = (Role.QKV_IN, Role.FC1_IN)
+from isvit_lightning.layers import QuantConv2d, QuantLayerNorm, QuantLinear, QuantMatMul
+from isvit_lightning.quantizers import PerChannel, Quantizer, Role
 
 
-class QuantizerFactory:
+@dataclass(frozen=True)
+class Axes:
+    """The granularities that fit a tensor beside one grid for all of it; None where it has no such axis.
+
+    Args:
+        channel: a grid for each channel; output channel, for a weight.
+        head: a grid for each attention head.
+        token: a grid for each place in the sequence of tokens.
+        map: whether the tensor is a map that a convolution reads, not tokens.
+    """
+
+    channel: PerChannel | None = None
+    head: PerChannel | None = None
+    token: PerChannel | None = None
+    map: bool = False
+
+
+Build = Callable[[Role, Axes], Quantizer | None]
+"""The quantizer of a tensor of this role and these axes; None leaves it float."""
+
+
+class LayerFactory:
     """Builds quantized layers for the adapters.
 
     Args:
-        bits: widths.
-        method: choices of quantizer.
-        deployed: build the grids of a finished network: every activation per tensor, as after stage 2.
+        build: says which quantizer stands in front of a tensor.
+
+    Attributes:
+        roles: roles of the tensors that were asked for so far.
     """
 
-    def __init__(self, bits: Bits, method: Method, deployed: bool = False) -> None:
-        self.bits = bits
-        self.method = method
-        self.deployed = deployed
-        self._activation_search = RangeSearch(ACTIVATION_PERCENTILES, include_zero=method.clamp_zero_points)
-        self._input_search = self._activation_search
-        if method.range_error == "normalized":
-            self._input_search = RangeSearch(TOKEN_PERCENTILES, method.clamp_zero_points, per_token=True)
-        self._weight_search = RangeSearch(WEIGHT_PERCENTILES, include_zero=method.clamp_zero_points)
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self.roles: set[Role] = set()
 
-    def is_reparameterized(self, role: Role) -> bool:
-        """Whether an input of this role is per channel until stage 2."""
-        paired = role in _PAIR_ROLES or (role is Role.REDUCTION_IN and self.method.reparameterize_reductions)
-        return paired and self.method.reparameterize
+    def quantizer(self, role: Role, axes: Axes) -> Quantizer | None:
+        """Quantizer of a tensor; None leaves it float."""
+        self.roles.add(role)
+        return self._build(role, axes)
 
-    def activation(self, role: Role, channels: int | None = None) -> Quantizer:
-        """Quantizer of an activation of ``role`` with ``channels`` features in its last axis; None: no linear input."""
-        if role is Role.ATTN_PROB:
-            return self._softmax()
-        if channels is None:
-            return UniformQuantizer(self.bits.activation, PerTensor(), role, self._activation_search)
-        if self.is_reparameterized(role):
-            granularity = PerTensor() if self.deployed else PerChannel(channels)
-            return UniformQuantizer(self.bits.activation, granularity, role, self._activation_search)
-        return UniformQuantizer(self.bits.activation, PerTensor(), role, self._input_search)
+    def linear(
+        self, linear: nn.Linear, role: Role, weight_role: Role = Role.WEIGHT, tokens: int | None = None
+    ) -> QuantLinear:
+        """Quantized form of ``linear``.
 
-    def weight(self, weight: torch.Tensor) -> Quantizer:
-        """Quantizer of a weight with its output channels in axis 0."""
-        granularity = PerChannel(weight.shape[0], axis=-weight.dim())
-        return UniformQuantizer(self.bits.weight, granularity, Role.WEIGHT, self._weight_search)
+        Args:
+            linear: the float layer.
+            role: of its input.
+            weight_role: of its weight.
+            tokens: places in the sequence of its input, where they are always as many.
+        """
+        axes = Axes(channel=PerChannel(linear.in_features), token=_per_token(tokens))
+        return QuantLinear(linear, self.quantizer(role, axes), self._weight(linear.weight, weight_role))
 
-    def linear(self, linear: nn.Linear, role: Role) -> QuantLinear:
-        """Quantized form of ``linear`` whose input plays ``role``."""
-        bias: torch.Tensor | None = linear.bias
-        if self.deployed and bias is None and self.is_reparameterized(role):
-            # Stage 2 gives such a layer a bias; the finished network is built with room for it.
-            linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features), requires_grad=False)
-        return QuantLinear(linear, self.activation(role, linear.in_features), self.weight(linear.weight))
+    def conv(self, conv: nn.Conv2d, role: Role, weight_role: Role = Role.WEIGHT) -> QuantConv2d:
+        """Quantized form of ``conv``.
 
-    def conv(self, conv: nn.Conv2d, role: Role | None = None) -> QuantConv2d:
-        """Quantized form of ``conv`` whose input plays ``role``; None where it is the image, which stays float."""
-        return QuantConv2d(conv, self.weight(conv.weight), None if role is None else self.activation(role))
+        Args:
+            conv: the float layer.
+            role: of its input.
+            weight_role: of its weight.
+        """
+        axes = Axes(channel=PerChannel(conv.in_channels, axis=-3), map=True)
+        return QuantConv2d(conv, self.quantizer(role, axes), self._weight(conv.weight, weight_role))
 
-    def of(self, part: Part) -> "QuantizerFactory":
-        """The same choices with the widths of one part of a detector."""
-        return QuantizerFactory(self.bits.of(part), self.method, self.deployed)
+    def norm(self, norm: nn.LayerNorm) -> nn.LayerNorm:
+        """Quantized form of ``norm``; itself where its input stays float."""
+        quantizer = self.quantizer(Role.NORM_IN, Axes(channel=PerChannel(norm.normalized_shape[0])))
+        return norm if quantizer is None else QuantLayerNorm(norm, quantizer)
 
-    def scores(self) -> QuantMatMul:
-        """Product of queries and keys."""
-        return QuantMatMul(self.activation(Role.QUERY), self.activation(Role.KEY))
+    def scores(self, heads: int, head_channels: int, tokens: int | None = None) -> QuantMatMul:
+        """Product of queries ``(batch, heads, tokens, channels)`` and transposed keys."""
+        head = PerChannel(heads, axis=-3)
+        query = Axes(PerChannel(head_channels), head, _per_token(tokens))
+        key = Axes(PerChannel(head_channels, axis=-2), head, _per_token(tokens, axis=-1))
+        return QuantMatMul(self.quantizer(Role.QUERY, query), self.quantizer(Role.KEY, key))
 
-    def context(self) -> QuantMatMul:
-        """Product of attention probabilities and values."""
-        return QuantMatMul(self.activation(Role.ATTN_PROB), self.activation(Role.VALUE))
+    def context(self, heads: int, head_channels: int, tokens: int | None = None) -> QuantMatMul:
+        """Product of attention probabilities ``(batch, heads, tokens, tokens)`` and values."""
+        head, token = PerChannel(heads, axis=-3), _per_token(tokens)
+        value = Axes(PerChannel(head_channels), head, token)
+        return QuantMatMul(self.quantizer(Role.ATTN_PROB, Axes(None, head, token)), self.quantizer(Role.VALUE, value))
 
-    def _softmax(self) -> Quantizer:
-        bits, method = self.bits.activation, self.method
-        if method.softmax == "uniform":
-            return UniformQuantizer(bits, PerTensor(), Role.ATTN_PROB, self._activation_search)
-        if method.softmax == "sulq":
-            etas = POWER_OF_TWO_ETAS if method.eta_candidates == "powers_of_two" else PUBLISHED_ETAS
-            return SulqQuantizer(bits, etas=etas, extra_codes=method.extra_softmax_codes)
-        return LogQuantizer(bits, steps_per_octave=1 if method.softmax == "log2" else 2)
+    def _weight(self, weight: torch.Tensor, role: Role) -> Quantizer | None:
+        return self.quantizer(role, Axes(channel=PerChannel(weight.shape[0], axis=-weight.dim())))
+
+
+def _per_token(tokens: int | None, axis: int = -2) -> PerChannel | None:
+    return None if tokens is None else PerChannel(tokens, axis)

@@ -1,15 +1,17 @@
 """Opening: from a float network to units, and to a second, quantized network."""
 
 import copy
+from typing import Literal
 
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks.adapter import HasMoreThanUnits, adapter_for
-from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.networks.factory import Build, LayerFactory
 from isvit_lightning.networks.opened import OpenedNetwork, Unit
-from isvit_lightning.quantizers import Quantizer, Role
-from isvit_lightning.recipe.method import Bits, Method, Reconstructed
+from isvit_lightning.quantizers import Quantizer
+
+Reconstructed = Literal["backbone", "all"]
 
 
 def open_float(model: nn.Module, reconstruct: Reconstructed = "backbone") -> OpenedNetwork:
@@ -17,33 +19,35 @@ def open_float(model: nn.Module, reconstruct: Reconstructed = "backbone") -> Ope
 
     Args:
         model: float network.
-        reconstruct: whether neck and heads of a detector are among the units.
+        reconstruct: whether units that do not read the one before them are among the units.
 
     Raises:
         IsvitError: the architecture, or a part of it, is not supported.
     """
     model.eval().requires_grad_(False)
-    return OpenedNetwork(model, _chosen(adapter_for(model).units(), reconstruct))
+    adapter = adapter_for(model)
+    return OpenedNetwork(model, _chosen(adapter.units(), reconstruct), adapter.wires())
 
 
-def open_quantized(model: nn.Module, bits: Bits, method: Method, deployed: bool = False) -> OpenedNetwork:
-    """A copy of ``model`` with quantizers in front of every weight and every input of a matrix product.
+def open_quantized(
+    model: nn.Module, factory: LayerFactory | Build, reconstruct: Reconstructed = "backbone"
+) -> OpenedNetwork:
+    """A copy of ``model`` with quantizers in front of its weights and of the inputs of its matrix products.
 
     Args:
         model: float network; it is left untouched.
-        bits: widths of the codes.
-        method: choice of quantizers.
-        deployed: give post-LayerNorm activations the per-tensor grid that they have after stage 2.
+        factory: says which quantizer stands where.
+        reconstruct: whether units that do not read the one before them are among the units.
 
     Raises:
         IsvitError: the architecture, or a part of it, is not supported.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     adapter = adapter_for(model)
-    adapter.insert(QuantizerFactory(bits, method, deployed))
+    adapter.insert(factory if isinstance(factory, LayerFactory) else LayerFactory(factory))
     model.eval()
     run = adapter.run if isinstance(adapter, HasMoreThanUnits) else None
-    return OpenedNetwork(model, _chosen(adapter.units(), method.reconstruct), adapter.pairs(), run)
+    return OpenedNetwork(model, _chosen(adapter.units(), reconstruct), adapter.wires(), run)
 
 
 def _chosen(units: tuple[Unit, ...], reconstruct: Reconstructed) -> tuple[Unit, ...]:
@@ -58,7 +62,13 @@ def quantizers(module: nn.Module) -> dict[str, Quantizer]:
 def switch(module: nn.Module, *, weights: bool, activations: bool) -> None:
     """Switch the quantizers below ``module`` on or off."""
     for quantizer in quantizers(module).values():
-        quantizer.enabled = weights if quantizer.role is Role.WEIGHT else activations
+        quantizer.enabled = weights if quantizer.role.weight else activations
+
+
+def refresh(module: nn.Module) -> None:
+    """Tell the quantizers below ``module`` that their grids were changed from outside."""
+    for quantizer in quantizers(module).values():
+        quantizer.refresh()
 
 
 def require_calibrated(module: nn.Module) -> None:

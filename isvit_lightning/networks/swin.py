@@ -20,8 +20,9 @@ from torch import nn
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantLinear, QuantWindowAttention
 from isvit_lightning.networks.adapter import adapter_for, expect_type
-from isvit_lightning.networks.factory import QuantizerFactory
-from isvit_lightning.networks.opened import NormLinearPair, Unit
+from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.opened import Heads, Unit, Wire
+from isvit_lightning.networks.padding import padded_with
 from isvit_lightning.networks.vit import after_projection, before_projection
 from isvit_lightning.quantizers import Role
 
@@ -58,7 +59,7 @@ class QuantSwinBlock(nn.Module):
         shifted = torch.roll(x, shift, dims=(1, 2)) if any(shift) else x
         bottom, right = -height % self.window_size[0], -width % self.window_size[1]
         if bottom or right:
-            shifted = F.pad(shifted - self.pad_value, (0, 0, 0, right, 0, bottom)) + self.pad_value
+            shifted = padded_with(shifted, self.pad_value, bottom, right)
         padded = shifted.shape[1:3]
         windows = window_partition(shifted, self.window_size)
         windows = windows.view(-1, self.window_size[0] * self.window_size[1], channels)
@@ -86,7 +87,6 @@ class SwinAdapter:
                 "supported; choose a network of that type with model.network.name."
             )
         self.model = model
-        self._reparameterize_reductions = False
         expect_type(model.patch_embed, "patch_embed", PatchEmbed)
         expect_type(model.head, "head", ClassifierHead)
         expect_type(model.head.fc, "head.fc", nn.Linear, QuantLinear)
@@ -113,16 +113,16 @@ class SwinAdapter:
             if not isinstance(layer.downsample, nn.Identity)
         ]
 
-    def insert(self, factory: QuantizerFactory) -> None:
+    def insert(self, factory: LayerFactory) -> None:
         """Replace projection, blocks, reductions and head layers."""
         model = self.model
-        self._reparameterize_reductions = factory.is_reparameterized(Role.REDUCTION_IN)
         expect_type(model.patch_embed.proj, "patch_embed.proj", nn.Conv2d)
-        model.patch_embed.proj = factory.conv(model.patch_embed.proj)
+        model.patch_embed.proj = factory.conv(model.patch_embed.proj, Role.IMAGE)
         for stage, layer in enumerate(model.layers):
             for index, block in enumerate(layer.blocks):
                 layer.blocks[index] = _quantize_block(block, factory, f"layers.{stage}.blocks.{index}")
         for _, merging in self._mergings():
+            merging.norm = factory.norm(merging.norm)
             merging.reduction = factory.linear(merging.reduction, Role.REDUCTION_IN)
         model.head.fc = factory.linear(model.head.fc, Role.HEAD_IN)
 
@@ -141,30 +141,42 @@ class SwinAdapter:
         units.append(Unit("head.fc", model.head.fc, self._pool))
         return tuple(units)
 
-    def pairs(self) -> tuple[NormLinearPair, ...]:
-        """norm1 → qkv and norm2 → fc1 of each block; norm → reduction of each patch merging by option."""
-        pairs = []
+    def wires(self) -> tuple[Wire, ...]:
+        """norm1 → qkv and norm2 → fc1 of each block, norm → reduction of each patch merging."""
+        wires = []
         for name, block in self._blocks():
-            pairs.append(NormLinearPair(f"{name}.attn.qkv", name, block.norm1, block.attn.qkv, block))
-            pairs.append(NormLinearPair(f"{name}.mlp.fc1", name, block.norm2, block.mlp.fc1))
-        if self._reparameterize_reductions:
-            for name, merging in self._mergings():
-                reduction = f"{name}.reduction"
-                pairs.append(NormLinearPair(reduction, reduction, merging.norm, merging.reduction))
-        return tuple(pairs)
+            padded = block if isinstance(block, QuantSwinBlock) else None
+            wires.append(Wire(f"{name}.attn.qkv", name, block.norm1, (block.attn.qkv,), padded))
+            wires.append(Wire(f"{name}.mlp.fc1", name, block.norm2, (block.mlp.fc1,)))
+        for name, merging in self._mergings():
+            wires.append(Wire(f"{name}.reduction", f"{name}.reduction", merging.norm, (merging.reduction,)))
+        return tuple(wires)
+
+    def heads(self) -> tuple[Heads, ...]:
+        """The window attention of each block."""
+        return tuple(
+            Heads(f"{name}.attn", block.attn.qkv, block.attn.proj, block.attn.num_heads)
+            for name, block in self._blocks()
+        )
 
     def _pool(self, features: torch.Tensor) -> torch.Tensor:
         """``(batch, height, width, channels)`` to ``(batch, channels)``."""
         return self.model.head(self.model.norm(features), pre_logits=True)
 
 
-def _quantize_block(block: SwinTransformerBlock, factory: QuantizerFactory, name: str) -> QuantSwinBlock:
+def _quantize_block(block: SwinTransformerBlock, factory: LayerFactory, name: str) -> QuantSwinBlock:
     attn = block.attn
     expect_type(attn, f"{name}.attn", WindowAttention)
-    qkv, proj = factory.linear(attn.qkv, Role.QKV_IN), factory.linear(attn.proj, Role.PROJ_IN)
-    quantized = QuantSwinBlock(block, QuantWindowAttention(attn, qkv, proj, factory.scores(), factory.context()))
+    tokens = attn.window_area
+    qkv = factory.linear(attn.qkv, Role.QKV_IN, tokens=tokens)
+    proj = factory.linear(attn.proj, Role.PROJ_IN, tokens=tokens)
+    shape = attn.num_heads, attn.proj.in_features // attn.num_heads, tokens
+    quantized = QuantSwinBlock(
+        block, QuantWindowAttention(attn, qkv, proj, factory.scores(*shape), factory.context(*shape))
+    )
     quantized.mlp.fc1 = factory.linear(block.mlp.fc1, Role.FC1_IN)
     quantized.mlp.fc2 = factory.linear(block.mlp.fc2, Role.GELU_OUT)
+    quantized.norm1, quantized.norm2 = factory.norm(block.norm1), factory.norm(block.norm2)
     return quantized
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantAttention, QuantLinear
 from isvit_lightning.networks.adapter import adapter_for, expect_type
-from isvit_lightning.networks.factory import QuantizerFactory
-from isvit_lightning.networks.opened import NormLinearPair, Unit
+from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.opened import Heads, Stream, Unit, Wire, Writer
 from isvit_lightning.quantizers import Role
 
 
@@ -47,18 +47,21 @@ class VitAdapter:
             expect_type(block.norm1, f"blocks.{index}.norm1", nn.LayerNorm)
             expect_type(block.norm2, f"blocks.{index}.norm2", nn.LayerNorm)
 
-    def insert(self, factory: QuantizerFactory) -> None:
-        """Replace projection, attention, MLP and head layers."""
-        model = self.model
+    def insert(self, factory: LayerFactory) -> None:
+        """Replace projection, norms, attention, MLP and head layers."""
+        model, tokens = self.model, self._tokens()
         expect_type(model.patch_embed.proj, "patch_embed.proj", nn.Conv2d)
-        model.patch_embed.proj = factory.conv(model.patch_embed.proj)
+        model.patch_embed.proj = factory.conv(model.patch_embed.proj, Role.IMAGE)
         for index, block in enumerate(model.blocks):
             expect_type(block.attn, f"blocks.{index}.attn", Attention)
             attn = block.attn
-            qkv, proj = factory.linear(attn.qkv, Role.QKV_IN), factory.linear(attn.proj, Role.PROJ_IN)
-            block.attn = QuantAttention(attn, qkv, proj, factory.scores(), factory.context())
-            block.mlp.fc1 = factory.linear(block.mlp.fc1, Role.FC1_IN)
-            block.mlp.fc2 = factory.linear(block.mlp.fc2, Role.GELU_OUT)
+            qkv = factory.linear(attn.qkv, Role.QKV_IN, tokens=tokens)
+            proj = factory.linear(attn.proj, Role.PROJ_IN, tokens=tokens)
+            shape = attn.num_heads, attn.head_dim, tokens
+            block.attn = QuantAttention(attn, qkv, proj, factory.scores(*shape), factory.context(*shape))
+            block.mlp.fc1 = factory.linear(block.mlp.fc1, Role.FC1_IN, tokens=tokens)
+            block.mlp.fc2 = factory.linear(block.mlp.fc2, Role.GELU_OUT, tokens=tokens)
+            block.norm1, block.norm2 = factory.norm(block.norm1), factory.norm(block.norm2)
         model.head = factory.linear(model.head, Role.HEAD_IN)
 
     def units(self) -> tuple[Unit, ...]:
@@ -70,14 +73,51 @@ class VitAdapter:
         units.append(Unit("head", model.head, self._pool))
         return tuple(units)
 
-    def pairs(self) -> tuple[NormLinearPair, ...]:
+    def wires(self) -> tuple[Wire, ...]:
         """norm1 → qkv and norm2 → fc1 of each block."""
-        pairs = []
+        wires = []
         for index, block in enumerate(self.model.blocks):
             unit = f"blocks.{index}"
-            pairs.append(NormLinearPair(f"{unit}.attn.qkv", unit, block.norm1, block.attn.qkv))
-            pairs.append(NormLinearPair(f"{unit}.mlp.fc1", unit, block.norm2, block.mlp.fc1))
-        return tuple(pairs)
+            wires.append(Wire(f"{unit}.attn.qkv", unit, block.norm1, (block.attn.qkv,)))
+            wires.append(Wire(f"{unit}.mlp.fc1", unit, block.norm2, (block.mlp.fc1,)))
+        return tuple(wires)
+
+    def heads(self) -> tuple[Heads, ...]:
+        """The attention of each block; norms of queries, keys or outputs stand in the way of a rotation."""
+        found = []
+        for index, block in enumerate(self.model.blocks):
+            attn = block.attn
+            scores = all(isinstance(norm, nn.Identity) for norm in (attn.q_norm, attn.k_norm))
+            values = isinstance(attn.norm, nn.Identity)
+            found.append(Heads(f"blocks.{index}.attn", attn.qkv, attn.proj, attn.num_heads, scores, values))
+        return tuple(found)
+
+    def stream(self) -> Stream:
+        """The one residual stream; the final norm's reader is the head.
+
+        Raises:
+            IsvitError: something else than LayerNorm reads it, or a norm lies behind a layer that writes it.
+        """
+        model = self.model
+        final = [norm for norm in (model.norm, model.fc_norm) if not isinstance(norm, nn.Identity)]
+        between = (model.norm_pre, model.patch_embed.norm)
+        if len(final) != 1 or not all(isinstance(norm, nn.Identity) for norm in between):
+            raise IsvitError(
+                "The residual stream of this network passes norms that no rotation can pass, expected one norm behind "
+                "the last block and none before the first: take the rotation out of model.recipe.transforms."
+            )
+        writers = [Writer(model.patch_embed.proj)]
+        for block in model.blocks:
+            writers += [Writer(block.attn.proj, _gamma(block.ls1)), Writer(block.mlp.fc2, _gamma(block.ls2))]
+        offsets = (model.pos_embed, model.cls_token, getattr(model, "reg_token", None))
+        wires = (*self.wires(), Wire("head", "head", final[0], (model.head,)))
+        return Stream(model.embed_dim, tuple(writers), tuple(part for part in offsets if part is not None), wires)
+
+    def _tokens(self) -> int | None:
+        """Length of the sequence; None where it depends on the image."""
+        embed = self.model.patch_embed
+        fixed = not (embed.dynamic_img_pad or getattr(self.model, "dynamic_img_size", False))
+        return embed.num_patches + self.model.num_prefix_tokens if fixed and embed.num_patches else None
 
     def _embed(self, projected: torch.Tensor) -> torch.Tensor:
         """``(batch, channels, rows, columns)`` to tokens with class token and positions."""
@@ -105,6 +145,12 @@ def after_projection(patch_embed: PatchEmbed, projected: torch.Tensor) -> torch.
     elif patch_embed.output_fmt != Format.NCHW:
         projected = nchw_to(projected, patch_embed.output_fmt)
     return patch_embed.norm(projected)
+
+
+def _gamma(scale: nn.Module) -> nn.Parameter | None:
+    """Factors of timm's LayerScale; None where a block has none."""
+    gamma: nn.Parameter | None = getattr(scale, "gamma", None)
+    return gamma
 
 
 def _identity(value: torch.Tensor) -> torch.Tensor:

@@ -1,22 +1,27 @@
-"""Tensor → codes → tensor, and how a range is chosen: one file per number format."""
+"""Tensor → codes → tensor: formats, granularity, roles, and the quantizer that holds a grid."""
 
-from isvit_lightning.quantizers.base import Quantizer
+from isvit_lightning.quantizers.formats import Format, Grid, Log, Sulq, Uniform
 from isvit_lightning.quantizers.granularity import Granularity, PerChannel, PerTensor, per_head
-from isvit_lightning.quantizers.log import LogQuantizer
+from isvit_lightning.quantizers.quantizer import Quantizer
 from isvit_lightning.quantizers.role import Role
-from isvit_lightning.quantizers.search import RangeSearch
-from isvit_lightning.quantizers.sulq import SulqQuantizer
-from isvit_lightning.quantizers.uniform import UniformQuantizer
+from isvit_lightning.quantizers.site import Layer, Operand, Search, Site
+from isvit_lightning.quantizers.spec import Spec
 
 __all__ = [
+    "Format",
     "Granularity",
-    "LogQuantizer",
+    "Grid",
+    "Layer",
+    "Log",
+    "Operand",
     "PerChannel",
     "PerTensor",
     "Quantizer",
-    "RangeSearch",
     "Role",
-    "SulqQuantizer",
-    "UniformQuantizer",
+    "Search",
+    "Site",
+    "Spec",
+    "Sulq",
+    "Uniform",
     "per_head",
 ]

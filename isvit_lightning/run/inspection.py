@@ -1,4 +1,4 @@
-"""The dry run: units, pairs, quantizers and memory, before anything is calibrated."""
+"""The dry run: units, wires, quantizers and memory, before anything is calibrated."""
 
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -8,16 +8,16 @@ from rich.table import Table
 from torch import nn
 
 from isvit_lightning.data import CalibrationDataModule
-from isvit_lightning.networks import OpenedNetwork, Unit, open_float, open_quantized, quantizers
-from isvit_lightning.quantizers import Role
+from isvit_lightning.networks import SINGLE, Data, OpenedNetwork, Unit, open_float, quantizers
 from isvit_lightning.run.task import ModelSection
 from isvit_lightning.storage.caches import Caches, peak_values
+from isvit_lightning.transforms import is_foldable
 
 _BYTES_PER_IMAGE_VALUE = 4
 
 
 def inspect(model: ModelSection, data: CalibrationDataModule) -> Iterator[Table]:
-    """Tables of units with their caches, of pairs, and of quantizers.
+    """Tables of units with their caches, of wires that a fold changes, and of quantizers.
 
     Args:
         model: the model section of the configuration.
@@ -25,10 +25,10 @@ def inspect(model: ModelSection, data: CalibrationDataModule) -> Iterator[Table]
     """
     loaded = model.source.build()
     data.attach(loaded.preprocessing)
-    opened = open_quantized(loaded.model, model.bits, model.method)
-    values = cache_values(open_float(loaded.model, model.method.reconstruct), data.input_size)
-    yield _units(opened, values, data, model.caches)
-    yield _pairs(opened)
+    opened = model.recipe.open(loaded.model, model.bits)
+    values = cache_values(open_float(loaded.model, model.recipe.reconstruct), data.input_size)
+    yield _units(opened, values, data, model.schedule.caches)
+    yield _wires(opened)
     yield _quantizers(opened.model)
     left = float_layers(opened.model)
     if left:
@@ -77,13 +77,18 @@ def cache_values(network: OpenedNetwork, input_size: tuple[int, int, int]) -> di
         input_size: ``(3, height, width)``.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    value = images = torch.zeros(1, *input_size)
+    images = torch.zeros(1, *input_size)
+    value = {SINGLE: images}
     with torch.no_grad():
         for unit in network.units:
-            entered = unit.enter(value) if unit.source is None else unit.source(network.model, images)
-            value = unit.module(entered)
-            sizes[unit.name] = (entered.numel(), value.numel())
+            entered = unit.entered(value) if unit.source is None else unit.source(network.model, images)
+            value = unit(entered)
+            sizes[unit.name] = (_values(entered), _values(value))
     return sizes
+
+
+def _values(data: Data) -> int:
+    return sum(tensor.numel() for tensor in data.values())
 
 
 def _units(
@@ -110,23 +115,26 @@ def _weights(unit: Unit) -> int:
     return sum(parameter.numel() for parameter in unit.module.parameters())
 
 
-def _pairs(network: OpenedNetwork) -> Table:
-    table = Table("unit", "linear layer behind the norm", "channels", title=f"{len(network.pairs)} pairs for stage 2")
-    for pair in network.pairs:
-        table.add_row(pair.unit, pair.name, str(pair.linear.in_features))
+def _wires(network: OpenedNetwork) -> Table:
+    wires = [wire for wire in network.wires if is_foldable(wire)]
+    table = Table(
+        "unit", "linear layer behind the norm", "channels", title=f"{len(wires)} norms with a grid by channel"
+    )
+    for wire in wires:
+        table.add_row(wire.unit, wire.name, str(wire.norm.normalized_shape[0]))
     return table
 
 
 def _quantizers(model: nn.Module) -> Table:
     found = quantizers(model)
-    weights = sum(quantizer.role is Role.WEIGHT for quantizer in found.values())
+    weights = sum(quantizer.role.weight for quantizer in found.values())
     table = Table(title=f"{len(found) - weights} activation and {weights} weight quantizers")
-    for column in ("quantizer", "role", "kind", "bits", "codes", "granularity"):
+    for column in ("quantizer", "role", "format", "bits", "codes", "granularity"):
         table.add_column(column)
     for name, quantizer in found.items():
-        kind = type(quantizer).__name__.removesuffix("Quantizer").lower()
+        kind = type(quantizer.format).__name__
         bits, codes = str(quantizer.bits), str(quantizer.n_codes)
-        table.add_row(name, quantizer.role.value, kind, bits, codes, str(quantizer.granularity))
+        table.add_row(name, quantizer.role.name, kind, bits, codes, str(quantizer.granularity))
     return table
 
 

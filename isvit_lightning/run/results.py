@@ -4,7 +4,7 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,18 +16,13 @@ from rich.table import Table
 from torch import nn
 
 from isvit_lightning.networks import quantizers
-from isvit_lightning.recipe.method import Bits
+from isvit_lightning.recipe import Bits
 from isvit_lightning.storage.files import write_json
 from isvit_lightning.system.processes import broadcast_object, rank
 
+_DIGITS = {"kl": 4}
+"""Digits behind the point of a metric, where they are not two."""
 _PACKAGES = ("isvit-lightning", "torch", "lightning", "timm", "torchmetrics")
-_TITLES = {
-    "float": "float",
-    "round_to_nearest": "round to nearest",
-    "repq": "RepQ-style, no tuning",
-    "stage1": "after stage 1, float weights",
-    "isvit": "I&S-ViT",
-}
 
 
 @dataclass
@@ -37,16 +32,18 @@ class Results:
     Args:
         path: ``results.json`` of the run.
         network: name of the network.
-        method: name of the method.
+        recipe: name of the recipe.
         bits: widths.
         images: numbers of calibration and evaluation images.
         seed: seed of the run.
         iterations: steps per unit and stage.
-        metrics: accuracies in per cent by row of the table.
-        seconds: durations by part of the run.
-        baseline_seconds: durations of the baselines, shown in the table only.
+        metrics: accuracies in per cent by row of the table: float, recipes that it is compared with, steps that tune,
+            and the result, which is called quantized.
+        widths: bits of weights and activations of a row, where they are not those of the result.
+        seconds: durations by step, of the choice of ranges (calibrate), and of all steps (total).
+        baseline_seconds: durations of the recipes that it is compared with, shown in the table only.
         size_bytes: sizes of the float and the packed network.
-        n_codes: codes by kind of tensor.
+        n_codes: most codes by role of the tensor.
         rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
         columns: metrics in the table, each with its title.
@@ -55,19 +52,20 @@ class Results:
 
     path: Path
     network: str
-    method: str
+    recipe: str
     bits: Bits
     images: dict[str, int]
     seed: int
     iterations: int
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    widths: dict[str, str] = field(default_factory=lambda: {"float": "32/32"})
     seconds: dict[str, float] = field(default_factory=dict)
     baseline_seconds: dict[str, float] = field(default_factory=dict)
     size_bytes: dict[str, int] = field(default_factory=dict)
     n_codes: dict[str, int] = field(default_factory=dict)
     rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
-    columns: tuple[tuple[str, str], ...] = (("top1", "top-1 %"), ("top5", "top-5 %"))
+    columns: tuple[tuple[str, str], ...] = ()
     packages: tuple[str, ...] = ()
 
     def write(self) -> None:
@@ -90,8 +88,8 @@ class Results:
         """The content of ``results.json``."""
         return {
             "network": self.network,
-            "method": self.method,
-            "bits": {"weight": self.bits.weight, "activation": self.bits.activation, **self.bits.parts},
+            "recipe": self.recipe,
+            "bits": {"weight": self.bits.weight, "activation": self.bits.activation},
             "n_codes": self.n_codes,
             "metrics": self.metrics,
             "images": self.images,
@@ -107,23 +105,23 @@ class Results:
     def table(self) -> Table:
         """One row for each way that was measured."""
         table = Table(title=f"{self.network}, {self.images['evaluation']} evaluation images")
-        titles = (title for _, title in self.columns)
-        for column in ("", *titles, "bits W/A", "softmax codes", "size", "seconds"):
+        shown = [(key, title) for key, title in self.columns if any(key in row for row in self.metrics.values())]
+        for column in ("", *(title for _, title in shown), "bits W/A", "softmax codes", "size", "seconds"):
             table.add_column(column, justify="left" if not column else "right")
         for name, metrics in self.metrics.items():
-            table.add_row(*self._row(name, metrics))
+            table.add_row(*self._row(name, metrics, [key for key, _ in shown]))
         return table
 
-    def _row(self, name: str, metrics: Mapping[str, float]) -> tuple[str, ...]:
-        widths = {"float": "32/32", "stage1": f"32/{self.bits.activation}"}
-        bits = widths.get(name, f"{self.bits.weight}/{self.bits.activation}")
-        codes = {"float": "", "quantized": str(self.n_codes["attn_prob"])}.get(name, str(2**self.bits.activation))
-        size = self.size_bytes.get("float" if name in widths else "packed")
-        seconds = {"quantized": self.seconds.get("total"), "stage1": self.seconds.get("stage1")}.get(name)
-        seconds = self.baseline_seconds.get(name) if seconds is None else seconds
+    def _row(self, name: str, metrics: Mapping[str, float], shown: Sequence[str]) -> tuple[str, ...]:
+        bits = self.widths.get(name, f"{self.bits.weight}/{self.bits.activation}")
+        codes = "" if name == "float" else str(2**self.bits.activation)
+        if name == "quantized":
+            codes = str(self.n_codes.get("attn_prob", ""))
+        size = self.size_bytes.get("float" if name in self.widths else "packed")
+        seconds = self.seconds.get("total" if name == "quantized" else name, self.baseline_seconds.get(name))
         return (
-            _TITLES.get(self.method if name == "quantized" else name, self.method),
-            *(f"{metrics[key]:.2f}" if key in metrics else "" for key, _ in self.columns),
+            (self.recipe if name == "quantized" else name).replace("_", " "),
+            *(f"{metrics[key]:.{_DIGITS.get(key, 2)}f}" if key in metrics else "" for key in shown),
             bits,
             codes,
             "" if size is None else f"{size / 1e6:.2f} MB",
@@ -143,11 +141,10 @@ def console() -> Console:
 
 
 def count_codes(model: nn.Module) -> dict[str, int]:
-    """Largest number of codes among weights, activations and attention probabilities of ``model``."""
-    counts = {"weight": 0, "activation": 0, "attn_prob": 0}
+    """Most codes of a quantizer of ``model``, by role."""
+    counts: dict[str, int] = {}
     for quantizer in quantizers(model).values():
-        role = quantizer.role.value if quantizer.role.value in counts else "activation"
-        counts[role] = max(counts[role], quantizer.n_codes)
+        counts[quantizer.role.name] = max(counts.get(quantizer.role.name, 0), quantizer.n_codes)
     return counts
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.recipe import record_of
 from isvit_lightning.run.results import versions
 from isvit_lightning.run.task import ModelSection
 from isvit_lightning.sources.source import LoadedNetwork
-from isvit_lightning.storage.parts import Checkpoints, differences, run_hash
+from isvit_lightning.storage.parts import Parts, differences, run_hash
 from isvit_lightning.system.processes import broadcast_object, rank
 
 
@@ -21,12 +22,12 @@ class Resumption:
     """How a run begins.
 
     Args:
-        checkpoints: its finished parts; none are there if it begins afresh.
+        parts: its finished parts; none are there if it begins afresh.
         resumes: whether it goes on with an earlier one.
         finished: whether there is nothing left to do.
     """
 
-    checkpoints: Checkpoints
+    parts: Parts
     resumes: bool
     finished: bool
 
@@ -43,22 +44,22 @@ def fingerprint(
         seed: seed of the run.
         machine: choices of the trainer: device, number of processes, precision.
     """
-    installed = versions()
+    installed, schedule = versions(), model.schedule
     content = {
         "model": {
             "network": loaded.fingerprint,
             "preprocessing": dataclasses.asdict(loaded.preprocessing),
             "bits": dataclasses.asdict(model.bits),
-            "method": dataclasses.asdict(model.method),
-            "iterations": model.iterations,
-            "batch_size": model.batch_size,
-            "micro_batch": model.micro_batch,
-            "compile": model.compile_units,
+            "recipe": record_of(model.recipe),
+            "iterations": schedule.iterations,
+            "batch_size": schedule.batch_size,
+            "micro_batch": schedule.micro_batch,
+            "compile": schedule.compile,
             "caches": {
                 # Memory and disk hold the same bits; what is recomputed is rounded otherwise.
-                "where": "recompute" if model.caches.where == "recompute" else "memory or disk",
-                "precision": model.caches.precision,
-                "chunk": model.caches.chunk,
+                "where": "recompute" if schedule.caches.where == "recompute" else "memory or disk",
+                "precision": schedule.caches.precision,
+                "chunk": schedule.caches.chunk,
             },
         },
         "calibration images": {"number": len(images.names), "sha256": images.sha256},
@@ -81,7 +82,7 @@ def begin(directory: Path, run: Mapping[str, Any], resume: bool) -> Resumption:
     Raises:
         IsvitError: the directory holds a run of another kind, and is to be resumed.
     """
-    checkpoints = Checkpoints(directory / "checkpoints", run_hash(run))
+    parts = Parts(directory / "checkpoints", run_hash(run))
     stored = broadcast_object(_stored(directory) if resume and rank() == 0 else None)
     if stored is not None:
         changed = differences(stored, run)
@@ -90,14 +91,14 @@ def begin(directory: Path, run: Mapping[str, Any], resume: bool) -> Resumption:
                 f"{directory} holds another run ({'; '.join(changed)}), expected the same one to resume: undo the "
                 "changes, choose another trainer.default_root_dir, or leave out --resume to start afresh."
             )
-        finished = not checkpoints.directory.exists() and (directory / "quantized.safetensors").exists()
-        return Resumption(checkpoints, resumes=True, finished=broadcast_object(finished))
+        finished = not parts.directory.exists() and (directory / "quantized.safetensors").exists()
+        return Resumption(parts, resumes=True, finished=broadcast_object(finished))
     if rank() == 0:
         # The folder comes before calibration.json: a run without it counts as finished.
-        checkpoints.clear()
+        parts.clear()
         (directory / "results.json").unlink(missing_ok=True)
-        checkpoints.directory.mkdir(parents=True, exist_ok=True)
-    return Resumption(checkpoints, resumes=False, finished=False)
+        parts.directory.mkdir(parents=True, exist_ok=True)
+    return Resumption(parts, resumes=False, finished=False)
 
 
 def _stored(directory: Path) -> dict[str, Any] | None:

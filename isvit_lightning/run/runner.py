@@ -2,40 +2,32 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
-from isvit_lightning.callbacks import (
-    CalibrateQuantizers,
-    RequireCalibrated,
-    ReturnMemory,
-    SaveUnits,
-    UnitProgress,
-    WatchQuantizers,
-    let_go,
-)
-from isvit_lightning.classifier import run_directory
+from isvit_lightning.callbacks import let_go
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.networks import open_float
-from isvit_lightning.recipe.method import Method, repq, round_to_nearest
-from isvit_lightning.run.config import require_same_model
+from isvit_lightning.recipe import read_recipe, record_of
+from isvit_lightning.run.config import require_same_model, run_directory
+from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
 from isvit_lightning.run.results import Results, console, count_codes, float_size
 from isvit_lightning.run.resumption import begin, fingerprint
 from isvit_lightning.run.task import ModelSection
 from isvit_lightning.sources.source import LoadedNetwork
-from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network, quantize_without_tuning
+from isvit_lightning.stages import Step
 from isvit_lightning.storage.files import write_atomically, write_json
-from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.processes import rank, world_size
 from isvit_lightning.system.termination import KeepSigterm
 
@@ -68,86 +60,50 @@ class Runner:
     alone: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
-    def fit(self, evaluate: bool, baselines: bool, resume: bool = False) -> Results:
+    def fit(self, evaluate: bool, baselines: Sequence[str], resume: bool = False) -> Results:
         """Calibrate, write the run directory and print the table.
 
         Args:
-            evaluate: measure float, stage 1 and the result (and the baselines).
-            baselines: measure round-to-nearest and RepQ-style networks too.
+            evaluate: measure float, the steps that tune, and the result (and the baselines).
+            baselines: names of recipes that are measured too.
             resume: go on with an interrupted run of the directory, if there is one.
         """
-        loaded = self._load_network()
-        require_space(self.model.caches, open_float(loaded.model, self.model.method.reconstruct), self.data)
-        images = self.data.calibration_tensor(self.model.caches.empty_images)
-        listing = self.data.calibration_list()
-        self._require_one_each("calibration", len(images))
+        compared = {name: read_recipe(name) for name in baselines} if evaluate else {}
+        loaded = self.load_network()
+        calibration, listing = self.calibration(loaded)
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
         beginning = begin(self.directory, run, resume)
-        results = self._results(len(images), evaluate)
+        results = self._results(len(calibration.images), evaluate)
         if beginning.resumes:
             results.restore()
         if beginning.finished:
-            return self._tell_finished(results)
+            return _tell_finished(results, self.directory)
         self._write_inputs(loaded, listing, run)
-        calibration = Calibration(loaded.model, images, self.model.bits, self.model.method, self._schedule())
         if evaluate:
-            self._measure_once(results, "float", loaded.model)
-            if baselines:
-                self._baselines(results, calibration)
+            self._measure_row(results, "float", loaded.model, is_float=True)
         results.size_bytes["float"] = float_size(loaded.model)
-
-        def after_stage1(network: nn.Module) -> None:
-            self._measure_once(results, "stage1", network)
-
-        measures_stage1 = evaluate and "stage1" not in results.metrics
-        quantized = self._calibrate(
-            calibration, results, after_stage1 if measures_stage1 else None, beginning.checkpoints
-        )
-        artifact = QuantizedNetwork(
-            quantized, loaded.architecture, loaded.preprocessing, self.model.bits, self.model.method
-        )
+        for name, recipe in compared.items():
+            if name not in results.metrics:
+                network, seconds = self.calibrated(self._with(calibration, recipe=recipe))
+                results.baseline_seconds[name] = seconds
+                self._measure_row(results, name, network)
+                del network  # before the next one is built: memory holds two networks as it is
+        quantized = self._calibrate(calibration, results, beginning.parts, evaluate)
+        artifact = QuantizedNetwork(quantized, loaded.architecture, loaded.preprocessing, self._record())
         path = self.directory / "quantized.safetensors"
         if rank() == 0:
             artifact.save(path)
             results.size_bytes["packed"] = path.stat().st_size
         results.n_codes = count_codes(quantized)
         if evaluate:
-            self._measure_once(results, "quantized", artifact)
+            self._measure_row(results, "quantized", artifact)
         results.write()
         if rank() == 0:
-            beginning.checkpoints.clear()
+            beginning.parts.clear()
         if evaluate:
             console().print(results.table())
         _LOG.info("wrote %s", self.directory)
         return results
-
-    def _write_inputs(self, loaded: LoadedNetwork, listing: CalibrationList, run: dict[str, Any]) -> None:
-        """Write what the run starts from, in the first process."""
-        if rank() == 0:
-            write_atomically(self.directory / "config.yaml", self.config.encode())
-            write_json(
-                self.directory / "calibration.json",
-                {
-                    "sha256": listing.sha256,
-                    "images": list(listing.names),
-                    "skipped": list(listing.skipped),
-                    "network": loaded.fingerprint,
-                    "run": run,
-                },
-            )
-
-    def _tell_finished(self, results: Results) -> Results:
-        """Nothing is left to do."""
-        _LOG.info("%s is finished; nothing is left to resume", self.directory)
-        if results.metrics:
-            console().print(results.table())
-        return results
-
-    def _measure_once(self, results: Results, row: str, network: nn.Module) -> None:
-        """Measure ``network`` unless an earlier run did, and write it down."""
-        if row not in results.metrics:
-            results.metrics[row] = self._measure(network)
-            results.write()
 
     def test(self, checkpoint: str | None) -> dict[str, float]:
         """Measure the run of ``checkpoint``, or the float network.
@@ -156,9 +112,13 @@ class Runner:
             checkpoint: run directory; None measures the float network.
         """
         network = self._network(checkpoint)
-        metrics = self._measure(network)
+        if checkpoint is not None and self.model.task.compares_with_float:
+            self._measure_float()
+        metrics = self.measure(network, is_float=checkpoint is None)
         shown = [
-            f"{title.removesuffix(' %')} {metrics[name]:.2f} %"
+            f"{title.removesuffix(' %')} {metrics[name]:.4f}"
+            if not title.endswith("%")
+            else f"{title.removesuffix(' %')} {metrics[name]:.2f} %"
             for name, title in self.model.task.columns
             if name in metrics
         ]
@@ -179,120 +139,116 @@ class Runner:
         _LOG.info("wrote %s", path)
         return path
 
-    def _load_network(self) -> LoadedNetwork:
+    def load_network(self) -> LoadedNetwork:
+        """The float network, whose preprocessing the data are told."""
         loaded: LoadedNetwork = self.model.source.build()
         self.data.attach(loaded.preprocessing)
         return loaded
 
+    def calibration(self, loaded: LoadedNetwork) -> tuple[Calibration, CalibrationList]:
+        """What the steps of the configured recipe need, and the list of the calibration images.
+
+        Args:
+            loaded: the float network.
+
+        Raises:
+            IsvitError: images are missing, or there is no room for the caches.
+        """
+        caches, recipe = self.model.schedule.caches, self.model.recipe
+        require_space(caches, open_float(loaded.model, recipe.reconstruct), self.data)
+        images = self.data.calibration_tensor(caches.empty_images)
+        self._require_one_each("calibration", len(images))
+        calibration = Calibration(loaded.model, images, self.model.bits, recipe, self.model.schedule, self.seed)
+        return calibration, self.data.calibration_list()
+
+    def calibrated(self, calibration: Calibration) -> tuple[nn.Module, float]:
+        """The network of a recipe that is only compared with, and its seconds; nothing of it is kept."""
+        started = time.perf_counter()
+        fitter = UnitFitter(self.make_trainer, self.alone)
+        return calibrate_network(calibration, fitter).model, time.perf_counter() - started
+
+    def measure(self, network: nn.Module, is_float: bool = False) -> dict[str, float]:
+        """Metrics of ``network`` on the evaluation images."""
+        self._require_one_each("evaluation", self.data.num_evaluation_images)
+        metrics = self.model.task.measure(network, self.data, self._evaluating_trainer(), is_float)
+        # The data remember their last trainer, a trainer and its module hold each other: with them a whole network.
+        self.data.trainer = None
+        let_go()
+        return metrics
+
+    @staticmethod
+    def _with(calibration: Calibration, **changes: Any) -> Calibration:
+        kept = {name: getattr(calibration, name) for name in ("model", "images", "bits", "recipe", "schedule", "seed")}
+        return Calibration(**{**kept, **changes})
+
+    def _record(self) -> dict[str, Any]:
+        """What the network was made with, for its file."""
+        record: dict[str, Any] = record_of(
+            {"recipe": self.model.recipe, "bits": self.model.bits, "schedule": self.model.schedule, "seed": self.seed}
+        )
+        return record
+
+    def _write_inputs(self, loaded: LoadedNetwork, listing: CalibrationList, run: dict[str, Any]) -> None:
+        """Write what the run starts from, in the first process."""
+        if rank() == 0:
+            write_atomically(self.directory / "config.yaml", self.config.encode())
+            write_json(
+                self.directory / "calibration.json",
+                {
+                    "sha256": listing.sha256,
+                    "images": list(listing.names),
+                    "skipped": list(listing.skipped),
+                    "network": loaded.fingerprint,
+                    "run": run,
+                },
+            )
+
+    def _measure_row(self, results: Results, row: str, network: nn.Module, is_float: bool = False) -> None:
+        """Measure ``network`` unless an earlier run did, and write it down; the float one is needed for comparison."""
+        if row not in results.metrics or is_float:
+            results.metrics[row] = self.measure(network, is_float)
+            results.write()
+
+    def _measure_float(self) -> None:
+        """Measure the float network that a quantized one is compared with, where it can be had."""
+        try:
+            self.measure(self.load_network().model, is_float=True)
+        except IsvitError as error:
+            _LOG.info("The float network is not at hand, so that agreement and KL are left out: %s", error)
+
     def _network(self, checkpoint: str | None) -> nn.Module:
         if checkpoint is None:
-            return self._load_network().model
+            return self.load_network().model
         directory = run_directory(checkpoint)
-        require_same_model(directory, self.model, self.config)
+        require_same_model(directory, self.config)
         network = self.model.task.load(directory)
         if network.preprocessing is None:
             raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
         self.data.attach(network.preprocessing)
         return network
 
-    def _schedule(self) -> Schedule:
-        return Schedule(
-            self.model.iterations,
-            self.model.batch_size,
-            self.seed,
-            self.model.micro_batch,
-            self.model.caches,
-            self.model.compile_units,
-        )
-
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
         return Results(
             self.directory / "results.json",
             self.model.source.title,
-            self.model.method.name,
+            self.model.recipe.name,
             self.model.bits,
             {"calibration": calibration_images, "evaluation": self.data.num_evaluation_images if evaluate else 0},
             self.seed,
-            self.model.iterations,
+            self.model.schedule.iterations,
             columns=self.model.task.columns,
             packages=self.model.task.packages,
         )
 
-    def _baselines(self, results: Results, calibration: Calibration) -> None:
-        for name, method in (("round_to_nearest", round_to_nearest()), ("repq", repq())):
-            if name in results.metrics:
-                continue
-            started = time.perf_counter()
-            network = quantize_without_tuning(self._with_method(calibration, method))
-            results.baseline_seconds[name] = time.perf_counter() - started
-            self._measure_once(results, name, network.model)
-            del network  # before the next one is built: memory holds two networks as it is
-
-    @staticmethod
-    def _with_method(calibration: Calibration, method: Method) -> Calibration:
-        return Calibration(calibration.model, calibration.images, calibration.bits, method, calibration.schedule)
-
-    def _calibrate(
-        self,
-        calibration: Calibration,
-        results: Results,
-        after_stage1: Callable[[nn.Module], None] | None,
-        checkpoints: Checkpoints,
-    ) -> nn.Module:
-        ranges = CalibrateQuantizers(self.model.method.range_images)
-        durations: dict[str, float] = {}
-
-        def fit(stage: UnitStage) -> None:
-            started = time.perf_counter()
-            name = stage.part
-            # A logger empties the folder it is given, and that of an interrupted run is worth keeping.
-            log = f"{name}_from_unit_{stage.first}" if stage.ranges_chosen else name
-            trainer = self.make_trainer(
-                max_epochs=stage.epochs,
-                enable_checkpointing=True,
-                logger=[
-                    CSVLogger(self.directory, "logs", log),
-                    TensorBoardLogger(self.directory, "logs", log),
-                ],
-                callbacks=[
-                    ranges,
-                    ReturnMemory(),
-                    UnitProgress(),
-                    WatchQuantizers(),
-                    KeepSigterm(),
-                    *self.configured_callbacks,
-                    SaveUnits(checkpoints),
-                ],
-                **({} if stage.shards_images else self.alone),
-            )
-            trainer.fit(stage)
-            durations[name] = time.perf_counter() - started + checkpoints.seconds.pop(name, 0.0)
-            if name in ("stage1", "stage3"):
-                results.seconds[name] = durations[name]
-                results.write()
-
-        network = calibrate_network(calibration, fit, after_stage1, checkpoints)
+    def _calibrate(self, calibration: Calibration, results: Results, parts: Parts, evaluate: bool) -> nn.Module:
+        fitter = UnitFitter(self.make_trainer, self.alone, self.directory, self.configured_callbacks, parts)
+        rows = _StepRows(calibration.recipe.steps, results, self._measure_row if evaluate else None)
+        network = calibrate_network(calibration, fitter, rows, parts)
         # The files know more than this process did: units of other processes and of the run before an interruption.
-        results.rolled_back = results.rolled_back or checkpoints.rolled_back()
-        waited = checkpoints.seconds
-        # Stages that were only loaded: as an earlier run wrote down, or else what their parts took.
-        spent = {name: results.seconds.get(name, waited.get(name, 0.0)) for name in ("stage1", "stage2", "stage3")}
-        spent |= {name: seconds + waited.get(name, 0.0) for name, seconds in durations.items()}
-        results.seconds |= {
-            "calibrate": ranges.seconds,
-            "stage1": spent["stage1"],
-            "stage3": spent["stage3"],
-            "total": sum(spent.values()),
-        }
+        results.rolled_back = results.rolled_back or parts.rolled_back()
+        spent = calibration.seconds
+        results.seconds |= {"calibrate": fitter.range_seconds, **spent, "total": sum(spent.values())}
         return network.model
-
-    def _measure(self, network: nn.Module) -> dict[str, float]:
-        self._require_one_each("evaluation", self.data.num_evaluation_images)
-        metrics = self.model.task.measure(network, self.data, self._evaluating_trainer())
-        # The data remember their last trainer, a trainer and its module hold each other: with them a whole network.
-        self.data.trainer = None
-        let_go()
-        return metrics
 
     def _require_one_each(self, kind: str, count: int) -> None:
         """Refuse more processes than images: one without an image would leave the others waiting."""
@@ -304,4 +260,37 @@ class Runner:
             )
 
     def _evaluating_trainer(self) -> Trainer:
-        return self.make_trainer(logger=False, callbacks=[RequireCalibrated(), KeepSigterm()])
+        return self.make_trainer(logger=False, callbacks=[KeepSigterm()])
+
+
+class _StepRows:
+    """A row of the results for each step but the last one, whose row is that of the result.
+
+    Args:
+        steps: of the recipe.
+        results: where rows are written.
+        measure: measures a row; None where nothing is evaluated.
+    """
+
+    def __init__(self, steps: Sequence[Step], results: Results, measure: Callable[..., None] | None) -> None:
+        self._rows = [step.name for step in steps[:-1] if step.has_row] if measure else []
+        self._results, self._measure = results, measure
+
+    def wants(self, step: Step) -> bool:
+        """Whether the step has a row that is not measured yet."""
+        return step.name in self._rows and step.name not in self._results.metrics
+
+    def show(self, step: Step, model: nn.Module) -> None:
+        """Measure the row."""
+        if not step.quantizes_weights:
+            self._results.widths[step.name] = f"32/{self._results.bits.activation}"
+        if self._measure is not None:
+            self._measure(self._results, step.name, model)
+
+
+def _tell_finished(results: Results, directory: Path) -> Results:
+    """Nothing is left to do."""
+    _LOG.info("%s is finished; nothing is left to resume", directory)
+    if results.metrics:
+        console().print(results.table())
+    return results

@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from isvit_lightning.export.artifact import QuantizedNetwork
-from isvit_lightning.recipe.method import Bits, Method
-from isvit_lightning.storage.caches import Caches
+from isvit_lightning.recipe import Bits, Recipe
+from isvit_lightning.stages import Schedule
 
 
 class Task(Protocol):
@@ -19,12 +19,21 @@ class Task(Protocol):
     """Names of the metrics, each with its title in the table; the first two are the most important."""
     packages: tuple[str, ...]
     """Distributions whose versions results tell, beside those of every run."""
+    compares_with_float: bool
+    """Whether a network is also measured by its distance to the float network."""
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized network of a run directory."""
 
-    def measure(self, network: nn.Module, data: Any, trainer: Trainer) -> dict[str, float]:
-        """Metrics of ``network`` on the evaluation images, in per cent."""
+    def measure(self, network: nn.Module, data: Any, trainer: Trainer, is_float: bool = False) -> dict[str, float]:
+        """Metrics of ``network`` on the evaluation images.
+
+        Args:
+            network: float or quantized.
+            data: the configured data.
+            trainer: runs the evaluation.
+            is_float: whether it is the float network, which later ones are compared with.
+        """
 
     def predict(
         self, network: nn.Module, make_float: Callable[[], nn.Module] | None, data: Any, trainer: Trainer, folder: Path
@@ -47,12 +56,8 @@ class ModelSection(Protocol):
     source: Any
     """Where the float network comes from: has a ``title`` and a method ``build`` that gives a LoadedNetwork."""
     bits: Bits
-    method: Method
-    iterations: int
-    batch_size: int
-    micro_batch: int | None
-    compile_units: bool
-    caches: Caches
+    recipe: Recipe
+    schedule: Schedule
 
 
 def bare(network: nn.Module) -> nn.Module:

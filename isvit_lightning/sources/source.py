@@ -1,12 +1,10 @@
 """Where a float network comes from: timm, a checkpoint file, a description of one, or the package itself."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError, first_line
@@ -14,6 +12,7 @@ from isvit_lightning.sources.architecture import SWIN, Architecture
 from isvit_lightning.sources.checkpoint import load_checkpoint
 from isvit_lightning.sources.paths import expand_path
 from isvit_lightning.sources.preprocessing import Interpolation, Preprocessing, Triple
+from isvit_lightning.system.hashing import hash_of
 
 _PREPROCESSING: Final = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
@@ -121,8 +120,4 @@ def _read_description(path: Path) -> tuple[Architecture, dict[str, Any]]:
 
 def fingerprint(name: str, model: nn.Module) -> dict[str, str]:
     """Name, and hash over all tensors, to recognise a network by."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return {"name": name, "sha256": digest.hexdigest()}
+    return {"name": name, "sha256": hash_of(model.state_dict())}

@@ -1,18 +1,31 @@
-"""One LightningModule per SOS stage, one base that walks the units."""
+"""The steps of a recipe, and the LightningModules that they train."""
 
-from isvit_lightning.stages.activation import ActivationStage
-from isvit_lightning.stages.base import Schedule, UnitStage
-from isvit_lightning.stages.pipeline import Calibration, calibrate_network, quantize_without_tuning
-from isvit_lightning.stages.reparameterization import ReparameterizationStage
-from isvit_lightning.stages.weight import WeightStage
+from isvit_lightning.stages.fold import Fold, FoldStage
+from isvit_lightning.stages.inputs import Inputs
+from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError
+from isvit_lightning.stages.ranges import Ranges
+from isvit_lightning.stages.schedule import Schedule
+from isvit_lightning.stages.step import Fit, Step, Work
+from isvit_lightning.stages.trainables import NoWeights, StraightThrough, Trainables
+from isvit_lightning.stages.tuning import Tune, TuningStage
+from isvit_lightning.stages.walk import UnitStage
 
 __all__ = [
-    "ActivationStage",
-    "Calibration",
-    "ReparameterizationStage",
+    "Fit",
+    "Fold",
+    "FoldStage",
+    "Inputs",
+    "Loss",
+    "NoWeights",
+    "NormalizedError",
+    "Ranges",
     "Schedule",
+    "SquaredError",
+    "Step",
+    "StraightThrough",
+    "Trainables",
+    "Tune",
+    "TuningStage",
     "UnitStage",
-    "WeightStage",
-    "calibrate_network",
-    "quantize_without_tuning",
+    "Work",
 ]

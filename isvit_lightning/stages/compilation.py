@@ -9,32 +9,29 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.networks import Data, Unit
 
 
-def callable_of(
-    module: nn.Module, compiles: bool, backend: str | Callable[..., Any] = "inductor"
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that runs ``module``, which itself stays as it is.
+def callable_of(unit: Unit, compiles: bool, backend: str | Callable[..., Any] = "inductor") -> Callable[[Data], Data]:
+    """A function that runs ``unit``, which itself stays as it is.
 
     Args:
-        module: maps one tensor to one tensor.
+        unit: the unit.
         compiles: compile the function with torch.compile, when it is first called.
         backend: of torch.compile.
     """
 
-    def run(inputs: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = module(inputs)
-        return output
+    def run(inputs: Data) -> Data:
+        return unit(inputs)
 
     if not compiles:
         return run
     # Each unit has zero points of its own, which are constants of its compiled form; after eight forms of one function
     # torch would give up on it. Those of earlier units are not needed any more.
     torch.compiler.reset()
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(run, backend=backend)
+    compiled: Callable[[Data], Data] = torch.compile(run, backend=backend)
     return compiled
 
 

@@ -3,16 +3,13 @@
 import torch
 from torch import nn
 
-from isvit_lightning.networks import quantizers
-from isvit_lightning.stages.base import UnitStage
-from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.networks import refresh
+from isvit_lightning.stages.walk import UnitStage
+from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.processes import broadcast_tensors, rank, world_size
 
-FOLDED = "stage2"
-"""Part that holds the whole network after stage 2."""
 
-
-def restore(stage: UnitStage, checkpoints: Checkpoints) -> None:
+def restore(stage: UnitStage, parts: Parts) -> None:
     """Load the finished units of ``stage`` and take them off its plan. All processes must call it.
 
     Units of a stage on float inputs do not depend on each other; otherwise the first one that is missing ends what can
@@ -20,18 +17,18 @@ def restore(stage: UnitStage, checkpoints: Checkpoints) -> None:
 
     Args:
         stage: a stage that tunes, before its fit.
-        checkpoints: where finished parts lie.
+        parts: the finished parts of the run.
     """
-    grids = checkpoints.read(f"{stage.part}-start")
-    if grids is None:
+    start = parts.read(f"{stage.name}-start")
+    if start is None:
         return
-    _load_grids(stage.quantized.model, grids)
+    _load_grids(stage.quantized.model, start.tensors)
     stage.ranges_chosen = True
     finished = set()
     for index in stage.plan:
-        state = checkpoints.read(f"{stage.part}-{index:03d}")
-        if state is not None:
-            stage.quantized.units[index].module.load_state_dict(state)
+        part = parts.read(f"{stage.name}-{index:03d}")
+        if part is not None:
+            stage.quantized.units[index].module.load_state_dict(part.tensors)
             finished.add(index)
         elif stage.reads_quantized:
             break
@@ -40,7 +37,7 @@ def restore(stage: UnitStage, checkpoints: Checkpoints) -> None:
 
 def share_units(stage: UnitStage) -> None:
     """Leave in the plan of ``stage`` what this process is to do, if its units do not depend on each other."""
-    if not (stage.shards_images or stage.repeated):
+    if not (stage.shards_images or stage.replicated):
         stage.plan = stage.plan[rank() :: world_size()]
 
 
@@ -53,24 +50,19 @@ def collect(stage: UnitStage, planned: list[int]) -> None:
     """
     if world_size() == 1 or stage.shards_images:
         return
-    if stage.repeated:
+    if stage.replicated:
         synchronize(stage.quantized.model)
         return
-    for place, index in enumerate(planned):
-        synchronize(stage.quantized.units[index].module, place % world_size())
+    for position, index in enumerate(planned):
+        synchronize(stage.quantized.units[index].module, position % world_size())
 
 
 def synchronize(module: nn.Module, source: int = 0) -> None:
     """Give every process the state of ``module`` in the process ``source``."""
     broadcast_tensors(module.state_dict().values(), source)
-    _refresh(module)
+    refresh(module)
 
 
 def _load_grids(model: nn.Module, grids: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(grids, strict=False)
-    _refresh(model)
-
-
-def _refresh(module: nn.Module) -> None:
-    for quantizer in quantizers(module).values():
-        quantizer.refresh()
+    refresh(model)

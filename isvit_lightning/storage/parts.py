@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,48 @@ import torch
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.storage.files import read_metadata, read_tensors, write_tensors
+from isvit_lightning.system.hashing import hash_of
 from isvit_lightning.system.processes import broadcast_object, rank
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class Part:
+    """What a file holds of a finished part.
+
+    Args:
+        tensors: its state.
+        description: what else was kept with it, plain values.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
     """One file for each finished part of a run.
 
-    Parts are ``stage1-start`` (the ranges that the stage begins with), ``stage1-007`` (the unit with index 7),
-    ``stage2`` (the folded network), ``stage3-start`` and ``stage3-007``. A file is complete or not there, and its
+    A step that tunes has the parts ``NAME-start`` (the ranges that it begins with) and ``NAME-007`` (the unit with
+    index 7); any other step has the part ``NAME`` (the network behind it). A file is complete or not there, and its
     contents are hashed. Activations are not kept: they are computed again from the finished units.
 
     Args:
         directory: where the files lie.
         run: hash of everything that decides the result; files of another run are not read.
-        seconds: by stage, time that the parts read so far took when they were made, and that was spent on waiting for
-            other processes.
     """
 
     directory: Path
     run: str
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def write(
-        self, part: str, tensors: Mapping[str, torch.Tensor], seconds: float = 0.0, rolled_back: str | None = None
+        self,
+        part: str,
+        tensors: Mapping[str, torch.Tensor],
+        seconds: float = 0.0,
+        rolled_back: str | None = None,
+        description: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep a finished part.
 
@@ -47,6 +63,7 @@ class Checkpoints:
             tensors: its state.
             seconds: time it took.
             rolled_back: name of the unit where it was given its best state back; None where it was not.
+            description: plain values to keep with it.
 
         Raises:
             IsvitError: the disk is full or the folder cannot be written.
@@ -56,34 +73,48 @@ class Checkpoints:
             "run": self.run,
             "seconds": seconds,
             "rolled_back": rolled_back,
-            "sha256": _digest(tensors),
+            "sha256": hash_of(tensors),
+            "description": dict(description or {}),
         }
         write_tensors(self._path(part), {name: tensor.detach() for name, tensor in tensors.items()}, metadata)
 
-    def read(self, part: str) -> dict[str, torch.Tensor] | None:
-        """State of a finished part, the same in every process; None where it must be done again.
+    def read(self, part: str) -> Part | None:
+        """A finished part, the same in every process; None where it must be done again.
 
         All processes must call it; only the first one reads.
         """
         return broadcast_object(self._read(part) if rank() == 0 else None)
 
     def rolled_back(self) -> dict[str, list[str]]:
-        """Names of the units that were given their best state back, in order, by stage.
+        """Names of the units that were given their best state back, in order, by step.
 
         Read from the files, which tell of the units of all processes and of earlier, interrupted runs alike.
         """
         units: dict[str, list[str]] = {}
+        for step, metadata in self._finished():
+            if metadata.get("rolled_back"):
+                units.setdefault(step, []).append(metadata["rolled_back"])
+        return units
+
+    def seconds(self) -> dict[str, float]:
+        """Time that the finished parts of each step took."""
+        spent: dict[str, float] = {}
+        for step, metadata in self._finished():
+            spent[step] = spent.get(step, 0.0) + float(metadata["seconds"])
+        return spent
+
+    def _finished(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Step and metadata of each finished part of this run, by name."""
         for path in sorted(self.directory.glob("*.safetensors")):
             metadata = read_metadata(path)
-            if metadata.get("run") == self.run and metadata.get("rolled_back"):
-                units.setdefault(path.stem.partition("-")[0], []).append(metadata["rolled_back"])
-        return units
+            if metadata.get("run") == self.run:
+                yield _step_of(path.stem), metadata
 
     def clear(self) -> None:
         """Remove the files."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _read(self, part: str) -> dict[str, torch.Tensor] | None:
+    def _read(self, part: str) -> Part | None:
         path = self._path(part)
         if not path.exists():
             return None
@@ -91,14 +122,10 @@ class Checkpoints:
             tensors, metadata = read_tensors(path)
         except IsvitError:
             tensors, metadata = {}, {}
-        if metadata.get("part") != part or metadata.get("sha256") != _digest(tensors):
+        if metadata.get("part") != part or metadata.get("sha256") != hash_of(tensors):
             _LOG.warning("%s is damaged; what it held is done again", path)
             return None
-        if metadata.get("run") != self.run:
-            return None
-        stage = part.partition("-")[0]
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + float(metadata["seconds"])
-        return tensors
+        return Part(tensors, metadata["description"]) if metadata.get("run") == self.run else None
 
     def _path(self, part: str) -> Path:
         return self.directory / f"{part}.safetensors"
@@ -129,10 +156,7 @@ def _flat(nested: Any, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _step_of(part: str) -> str:
+    """Name of the step that a part is of."""
+    name, _, rest = part.rpartition("-")
+    return name if name and (rest == "start" or rest.isdigit()) else part

@@ -55,6 +55,6 @@ def sentences(directory: Path) -> Iterator[None]:
             raise
         raise IsvitError(
             f"Memory ran out ({first_line(error)}), expected enough for data.batch_size images at once in an "
-            "evaluation and for model.method.range_images in the choice of ranges: lower them, or set "
+            "evaluation and for model.recipe.range_images in the choice of ranges: lower them, or set "
             "trainer.accelerator to cpu."
         ) from error

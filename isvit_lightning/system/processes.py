@@ -1,6 +1,5 @@
 """What the processes of one run tell each other. A run of one process gets the trivial answers."""
 
-import hashlib
 import os
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.system.hashing import hash_of
 
 Value = TypeVar("Value")
 
@@ -101,15 +101,6 @@ def gather_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
     return torch.stack(everyones, dim=1).flatten(0, 1)[:count].to(rows.device)
 
 
-def checksum(module: nn.Module) -> str:
-    """Hash of all parameters and buffers of ``module``."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def require_equal(module: nn.Module, name: str) -> None:
     """Refuse to go on where the processes hold different values.
 
@@ -120,7 +111,7 @@ def require_equal(module: nn.Module, name: str) -> None:
     Raises:
         IsvitError: two processes differ.
     """
-    sums = gather_objects(checksum(module))
+    sums = gather_objects(hash_of(module.state_dict()))
     if len(set(sums)) > 1:
         raise IsvitError(
             f"The {len(sums)} processes hold different weights of {name} ({', '.join(each[:8] for each in sums)}), "

@@ -14,7 +14,7 @@ from torch import nn
 
 from isvit_lightning.embedded.networks import build_network
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import architecture
+from isvit_lightning.sources import architecture
 from isvit_lightning.sources.architecture import Architecture
 from isvit_lightning.sources.preprocessing import Preprocessing
 from isvit_lightning.sources.source import NetworkSource

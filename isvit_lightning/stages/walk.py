@@ -2,41 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 
-from isvit_lightning.networks import OpenedNetwork, Unit
-from isvit_lightning.recipe.method import Tuning
-from isvit_lightning.stages.passes import Rows, run_in_chunks
-from isvit_lightning.storage.caches import Caches, computable
+from isvit_lightning.networks import SINGLE, Data, Unit
+from isvit_lightning.stages.passes import Held, Rows, moved, run_in_chunks
+from isvit_lightning.stages.step import Work
+from isvit_lightning.storage.caches import Caches
 from isvit_lightning.system.processes import gather_rows
 
-_IN_MEMORY = Caches()
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and on how much a unit is tuned.
-
-    Args:
-        iterations: optimizer steps per unit and stage.
-        batch_size: images per step.
-        seed: seed of the draws of images, together with stage and unit.
-        micro_batch: images that pass the unit at once. Smaller needs less memory and changes nothing but the order of
-            summation. None takes 16 on a CPU, where that is also faster, and the whole batch elsewhere.
-        caches: where inputs and targets are kept.
-        compile_units: compile each unit before it is tuned.
-    """
-
-    iterations: int = 1000
-    batch_size: int = 32
-    seed: int = 0
-    micro_batch: int | None = None
-    caches: Caches = _IN_MEMORY
-    compile_units: bool = False
+Recalibration = Literal["never", "stage", "unit"]
 
 
 class UnitStage(LightningModule):
@@ -47,42 +25,42 @@ class UnitStage(LightningModule):
     that ``shards_images`` carries image ``i`` in the process ``i % processes`` alone.
 
     Args:
-        quantized: network that the stage changes.
-        target: float network whose unit outputs are the targets.
-        images: calibration images ``(n, 3, height, width)``.
-        schedule: iterations, batch size and seed.
+        name: name of the step.
+        work: networks, images and schedule.
 
     Attributes:
         visited: indices of the units that the stage has work to do in.
         plan: those of them that are still to be done, here.
         ranges_chosen: whether the ranges that the stage begins with are there already.
+        recalibrate: when ranges of activations that exist are chosen anew.
         rolled_back: names of the units whose loss ended in NaN or infinity and that were given their best state back.
+        first_loss: loss of the first step of the current unit.
+        last_loss: loss of its last step so far.
     """
 
-    title = "stage"
-    tuning: Tuning | None = None
-    repeated = False
-    """Whether each process does all units on all images instead."""
+    tunes = False
+    """Whether units are tuned: they are parts of a run then, and have losses."""
+    replicated = False
+    """Whether each process does all units on all images, alike."""
 
-    def __init__(
-        self, quantized: OpenedNetwork, target: OpenedNetwork, images: torch.Tensor, schedule: Schedule
-    ) -> None:
+    def __init__(self, name: str, work: Work) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.name = name
         self.first_loss = torch.tensor(torch.nan)
         self.last_loss = torch.tensor(torch.nan)
         self.rolled_back: list[str] = []
-        self.quantized = quantized
-        self.target = target
-        self.network = quantized.model
-        self.schedule = schedule
-        self.images = images
-        self.visited = [index for index, unit in enumerate(quantized.units) if self.visits(unit)]
+        self.quantized = work.quantized
+        self.target = work.target
+        self.network = work.quantized.model
+        self.schedule = work.schedule
+        self.images = work.images
+        self.range_images = work.range_images
+        self.visited = [index for index, unit in enumerate(work.quantized.units) if self.visits(unit)]
         self.plan = list(self.visited)
         self.ranges_chosen = False
-        self.inputs: Rows = images
-        self.targets: Rows = images
-        self.float_inputs: Rows = images
+        self.recalibrate: Recalibration = "never"
+        self.inputs = self.targets = self.float_inputs = self._no_rows()
         self._walked = 0
         self._rank, self._processes = 0, 1
 
@@ -93,16 +71,6 @@ class UnitStage(LightningModule):
     @abstractmethod
     def training_step(self, step: int) -> None:
         """One step on the current unit."""
-
-    @property
-    def part(self) -> str:
-        """The title in one word, for files."""
-        return self.title.replace(" ", "")
-
-    @property
-    def first(self) -> int:
-        """Number of the first unit to be done, as in :attr:`place`."""
-        return self.visited.index(self.plan[0]) + 1
 
     @property
     def steps(self) -> int:
@@ -120,9 +88,13 @@ class UnitStage(LightningModule):
         return self.quantized.units[self.plan[self.current_epoch]]
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """Where the stage stands, as ``5/14``; units of an earlier run or another process count."""
-        return f"{self.visited.index(self.plan[self.current_epoch]) + 1}/{len(self.visited)}"
+        return f"{self.number_of(self.plan[self.current_epoch])}/{len(self.visited)}"
+
+    def number_of(self, index: int) -> int:
+        """Number among the visited units, from 1, of the unit with this index."""
+        return self.visited.index(index) + 1
 
     @property
     def reads_quantized(self) -> bool:
@@ -158,25 +130,26 @@ class UnitStage(LightningModule):
             self._step_into(self._walked)
             self._walked += 1
 
-    def sample(self, count: int) -> torch.Tensor:
+    def sample(self, count: int) -> Data:
         """What the current unit reads of the first ``count`` images, ``(count, …)``, whichever process carries them."""
-        mine = self.inputs[: -(-count // self._processes)]
-        return gather_rows(mine, count) if self._processes > 1 else mine
+        carried = self.inputs[: -(-count // self._processes)]
+        if self._processes > 1:
+            carried = {name: gather_rows(rows, count) for name, rows in carried.items()}
+        return moved(carried, self.device)
 
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""
         target, unit, caches = self.target.units[index], self.quantized.units[index], self.schedule.caches
-        images = self.images[self._rank :: self._processes]
+        images = self._images()
         if unit.source is not None and target.source is not None:
-            in_float, in_quantized = (partial(each, self.target.model) for each in (target.source, unit.source))
-            self._enter_from_images(target, in_float, in_quantized, images)
+            self._enter_from_images(target, target.source, unit.source, images)
             return
         # What the last unit read from the float network is let go first, so that no more than three caches ever exist.
         self.float_inputs = self.targets if index else images
         if self.reads_quantized:
             outputs: Rows = images
             if index:
-                outputs = run_in_chunks(self.quantized.units[index - 1].module, self.inputs, self.device, caches)
+                outputs = run_in_chunks(self.quantized.units[index - 1], self.inputs, self.device, caches)
             self.inputs = _enter(unit, outputs, self.device, caches)
             del outputs
         else:
@@ -184,32 +157,37 @@ class UnitStage(LightningModule):
         self.float_inputs = self.targets = _enter(target, self.float_inputs, self.device, caches)
         if not self.reads_quantized:
             self.inputs = self.float_inputs
-        self.targets = run_in_chunks(target.module, self.float_inputs, self.device, caches)
+        self.targets = run_in_chunks(target, self.float_inputs, self.device, caches)
 
-    def _enter_from_images(
-        self,
-        target: Unit,
-        in_float: Callable[[torch.Tensor], torch.Tensor],
-        in_quantized: Callable[[torch.Tensor], torch.Tensor],
-        images: torch.Tensor,
-    ) -> None:
+    def _enter_from_images(self, target: Unit, in_float: Any, in_quantized: Any, images: Held) -> None:
         """Enter a unit that does not read the one before it; ``in_…`` compute its inputs in either network."""
         caches = self.schedule.caches
-        self.inputs = self.float_inputs = self.targets = images[:0]
-        self.inputs = self.float_inputs = run_in_chunks(in_float, images, self.device, caches)
+        self.inputs = self.float_inputs = self.targets = self._no_rows()
+        self.inputs = self.float_inputs = run_in_chunks(self._from_images(in_float), images, self.device, caches)
         if self.reads_quantized:
-            self.inputs = run_in_chunks(in_quantized, images, self.device, caches)
-        self.targets = run_in_chunks(target.module, self.float_inputs, self.device, caches)
+            self.inputs = run_in_chunks(self._from_images(in_quantized), images, self.device, caches)
+        self.targets = run_in_chunks(target, self.float_inputs, self.device, caches)
+
+    def _from_images(self, source: Callable[[Any, torch.Tensor], Data]) -> Callable[[Data], Data]:
+        inputs_of = partial(source, self.target.model)
+        return lambda images: inputs_of(images[SINGLE])
+
+    def _images(self) -> Held:
+        """Those of this process."""
+        return Held({SINGLE: self.images[self._rank :: self._processes]})
+
+    def _no_rows(self) -> Rows:
+        return Held({SINGLE: self.images[:0]})
 
     def teardown(self, stage: str) -> None:
         """Let the caches go: a trainer and its module hold each other, so that both outlive the fit for a while."""
-        self.inputs = self.targets = self.float_inputs = self.images[:0]
+        self.inputs = self.targets = self.float_inputs = self._no_rows()
 
 
 def _enter(unit: Unit, previous: Rows, device: torch.device, caches: Caches) -> Rows:
-    """Inputs of ``unit``; the same tensor where nothing lies between the units."""
-    probe = computable(previous[:1]).to(device)
+    """Inputs of ``unit``; the same rows where nothing lies between the units."""
+    probe = moved(previous[:1], device)
     with torch.no_grad():
-        if unit.enter(probe) is probe:
+        if unit.entered(probe)[SINGLE] is probe[SINGLE]:
             return previous
-    return run_in_chunks(unit.enter, previous, device, caches)
+    return run_in_chunks(unit.entered, previous, device, caches)

@@ -1,0 +1,87 @@
+"""SULQ, the shift-uniform-log2 format for attention probabilities (I&S-ViT, arXiv 2311.10126, eq. 13-14)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from typing_extensions import override
+
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.quantizers.formats.base import Format, Grid
+
+POWER_OF_TWO_ETAS = tuple(2.0**-k for k in range(21))
+"""Shifts with an exact zero: ``2**e - eta`` vanishes where ``e = log2(eta)``."""
+
+
+@dataclass(frozen=True)
+class Sulq(Format):
+    """Quantizes ``log2(x + eta)`` uniformly and rounds the exponent, so that a grid value is a shift minus ``eta``.
+
+    ``eta`` is the number that a range leaves open, ``offset`` the smallest ``log2(x + eta)`` and ``step`` the distance
+    of neighbouring codes in ``log2``. Code 0 is the smallest value.
+
+    Args:
+        extra_codes: codes beyond ``2**bits``; 1 reproduces the published code, which chooses the shift with ``2**bits``
+            codes and spends one more.
+
+    Raises:
+        IsvitError: a negative number of extra codes.
+    """
+
+    numbers: ClassVar[tuple[str, ...]] = ("eta", "offset", "step")
+    non_negative: ClassVar[bool] = True
+    free: ClassVar[tuple[float, ...]] = POWER_OF_TWO_ETAS
+
+    extra_codes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.extra_codes < 0:
+            raise IsvitError(
+                f"SULQ has extra_codes {self.extra_codes}, expected 0 or more: change it under model.recipe.placement."
+            )
+
+    @override
+    def n_codes(self, bits: int) -> int:
+        return int(2**bits) + self.extra_codes
+
+    @override
+    def grids(self, low: torch.Tensor, high: torch.Tensor, n_codes: int, free: tuple[float, ...]) -> Iterator[Grid]:
+        for candidate in free:
+            eta = torch.full_like(low, candidate)
+            offset = torch.log2(low + eta)
+            spread = torch.log2(high + eta) - offset
+            # A constant tensor leaves no spread: any step represents it, 1 keeps the grid finite.
+            spread = torch.where(spread > 0, spread, torch.full_like(spread, n_codes - 1.0))
+            yield eta, offset, spread / (n_codes - 1)
+
+    @override
+    def searched(self, grid: Grid, n_codes: int) -> tuple[Grid, int]:
+        if not self.extra_codes:
+            return grid, n_codes
+        eta, offset, step = grid
+        fewer = n_codes - self.extra_codes
+        return (eta, offset, step * (n_codes - 1) / (fewer - 1)), fewer
+
+    @override
+    def codes(self, tensor: torch.Tensor, grid: Grid) -> torch.Tensor:
+        eta, offset, step = grid
+        return torch.add(tensor, eta).log2_().sub_(offset).div_(step).round_()
+
+    @override
+    def base(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
+        return self.exponents(codes, grid).exp2_()
+
+    @override
+    def shift(self, grid: Grid) -> torch.Tensor:
+        return grid[0]
+
+    @override
+    def slope(self, tensor: torch.Tensor, base: torch.Tensor, grid: Grid) -> torch.Tensor:
+        slope = torch.add(tensor, grid[0])
+        return torch.div(base, slope, out=slope)
+
+    @override
+    def exponents(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
+        _, offset, step = grid
+        return codes.mul_(step).add_(offset).round_()

@@ -1,0 +1,97 @@
+"""What stands in front of a tensor, as plain values that a file can hold."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, cast
+
+from isvit_lightning.errors import IsvitError, first_line
+from isvit_lightning.quantizers.formats import Format
+from isvit_lightning.quantizers.granularity import Granularity, PerChannel, PerTensor
+from isvit_lightning.quantizers.role import Role
+
+_PER_TENSOR = PerTensor()
+VERSION = 1
+"""Of the description of a quantizer in a file."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything about a quantizer but the numbers of its grid.
+
+    Args:
+        format: which grids there are.
+        bits: width of a code, 2 to 8.
+        granularity: which elements share a grid.
+        role: what the quantized tensor is.
+
+    Raises:
+        IsvitError: bits outside 2 to 8.
+    """
+
+    format: Format
+    bits: int
+    granularity: Granularity = _PER_TENSOR
+    role: Role = Role.OTHER
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise IsvitError(f"Bits must lie between 2 and 8, got {self.bits}: change model.bits.")
+
+    @property
+    def n_codes(self) -> int:
+        """Number of codes."""
+        return self.format.n_codes(self.bits)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which :meth:`of` makes the same again."""
+        return {
+            "version": VERSION,
+            "format": _described(self.format),
+            "bits": self.bits,
+            "granularity": _described(self.granularity),
+            "role": dataclasses.asdict(self.role),
+        }
+
+    @classmethod
+    def of(cls, values: Any) -> "Spec":
+        """The spec that :meth:`as_dict` described.
+
+        Raises:
+            IsvitError: the values describe none, or one of a later version.
+        """
+        try:
+            if values["version"] != VERSION:
+                raise IsvitError(
+                    f"The file describes a quantizer in version {values['version']}, expected {VERSION}: install the "
+                    "version of isvit-lightning that wrote it."
+                )
+            form = cast("Format", _made(_types(Format), values["format"]))
+            kinds: dict[str, Any] = {kind.__name__: kind for kind in (PerTensor, PerChannel)}
+            granularity = cast("Granularity", _made(kinds, values["granularity"]))
+            return cls(form, int(values["bits"]), granularity, Role(**values["role"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IsvitError(
+                f"The file garbles the description of a quantizer ({first_line(error)}), expected format, bits, "
+                "granularity and role: it is damaged, or was written by another version; calibrate again."
+            ) from None
+
+
+def _described(choice: Any) -> dict[str, Any]:
+    return {"type": type(choice).__name__, **dataclasses.asdict(choice)}
+
+
+def _made(kinds: dict[str, Any], values: dict[str, Any]) -> object:
+    """The choice that :func:`_described` described; only fields that it has, of the types that they have."""
+    kind = kinds[values["type"]]
+    given = {name: value for name, value in values.items() if name != "type"}
+    for field in dataclasses.fields(kind):
+        if field.name in given and type(given[field.name]) is not type(field.default) and field.name != "size":
+            raise TypeError(f"{field.name} is {given[field.name]!r}")
+    if not isinstance(given.get("size", 0), int):
+        raise TypeError(f"size is {given['size']!r}")
+    return kind(**given)
+
+
+def _types(base: type) -> dict[str, Any]:
+    """All formats by name."""
+    return {kind.__name__: kind for kind in base.__subclasses__()}

@@ -1,0 +1,66 @@
+"""What the command line says before it is parsed: which run, which recipe, which program."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from isvit_lightning.recipe import DEFAULT, names_recipe, recipe_file
+from isvit_lightning.run.config import run_directory
+
+
+def with_run_config(arguments: list[str]) -> list[str]:
+    """Put the configuration of the run that ``--ckpt_path`` names before all others.
+
+    Raises:
+        IsvitError: there is no such run.
+    """
+    expanded = [part for argument in arguments for part in _split(argument)]
+    if "--ckpt_path" not in expanded[:-1]:
+        return arguments
+    position = expanded.index("--ckpt_path") + 1
+    directory = run_directory(expanded[position])
+    expanded[position] = str(directory)
+    config = directory / "config.yaml"
+    inherited = ["--config", str(config)] if config.exists() else []
+    return [*expanded[:1], *inherited, *expanded[1:]]
+
+
+def with_recipe(arguments: list[str], verbs: Sequence[str]) -> list[str]:
+    """Put the default recipe before all configuration files, unless one of them holds a whole recipe.
+
+    Args:
+        arguments: command line; with a verb in front, or without one.
+        verbs: those that may stand in front.
+    """
+    if any(names_recipe(content_of(Path(path))) for path in values_of("--config", arguments)):
+        return arguments
+    start = 1 if arguments and arguments[0] in verbs else 0
+    return [*arguments[:start], "--config", str(recipe_file(DEFAULT)), *arguments[start:]]
+
+
+def values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """Every value that the command line gives ``option``, in order."""
+    parts = [part for argument in arguments for part in _split(argument)]
+    return [value for name, value in pairwise(parts) if name == option]
+
+
+def content_of(path: Path) -> Any:
+    """Content of a configuration file; None where it cannot be read: the parser tells what is wrong with it."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def default_directory(configs: Sequence[Any]) -> Path:
+    """``runs/`` and the names of the configuration files."""
+    names = [Path(str(config)).stem for config in configs if Path(str(config)) != recipe_file(DEFAULT)]
+    return Path("runs") / ("-".join(names) or "default")
+
+
+def _split(argument: str) -> list[str]:
+    name, equals, value = argument.partition("=")
+    return [name, value] if equals and name in ("--ckpt_path", "--config", "--program") else [argument]

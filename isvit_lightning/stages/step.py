@@ -1,0 +1,76 @@
+"""What a recipe is a list of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule
+
+from isvit_lightning.networks import OpenedNetwork
+from isvit_lightning.stages.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step is taken on.
+
+    Args:
+        quantized: network that the step changes.
+        target: float network.
+        images: calibration images ``(n, 3, height, width)``.
+        schedule: iterations, batch size and caches.
+        seed: seed of the run.
+        range_images: images on which ranges of activations are chosen.
+        number: place of the step in its recipe, from 1; part of the seed of its draws.
+    """
+
+    quantized: OpenedNetwork
+    target: OpenedNetwork
+    images: torch.Tensor
+    schedule: Schedule
+    seed: int = 0
+    range_images: int = 64
+    number: int = 1
+
+
+Fit = Callable[[LightningModule], None]
+"""Trains the LightningModule of a step with a trainer of its own."""
+
+
+class Step(ABC):
+    """A step of a recipe. Subclasses are frozen dataclasses of plain choices."""
+
+    name: str
+    """What rows, logs and parts of a run call it."""
+
+    @property
+    @abstractmethod
+    def quantizes_weights(self) -> bool:
+        """Whether weights are quantized behind it."""
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it tunes unit by unit, so that the parts of a run are its units."""
+        return False
+
+    @property
+    def has_row(self) -> bool:
+        """Whether the network behind it is worth a row of the results; not behind an exact rewrite."""
+        return True
+
+    def check(self, before: Sequence["Step"]) -> None:  # noqa: B027 - most steps stand anywhere
+        """Refuse to stand behind the steps ``before``.
+
+        Raises:
+            IsvitError: it needs another one before it.
+        """
+
+    @abstractmethod
+    def take(self, work: Work, fit: Fit) -> None:
+        """Take the step.
+
+        Args:
+            work: networks and images; ``work.quantized`` is changed in place.
+            fit: trains a LightningModule, where the step has one.
+        """
