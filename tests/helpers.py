@@ -23,27 +23,67 @@ from isvit_lightning.quantizers import (
     per_head,
 )
 from isvit_lightning.quantizers.sulq import PUBLISHED_ETAS
-from isvit_lightning.recipe.method import Bits, Method
-from isvit_lightning.stages.reparameterize import reparameterize
+from isvit_lightning.networks import OpenedNetwork, calibrate_activations, calibrate_weights, switch
+from isvit_lightning.quantizers import (
+    Format,
+    Granularity,
+    Log,
+    PerChannel,
+    PerTensor,
+    Quantizer,
+    Role,
+    Search,
+    Spec,
+    Sulq,
+    Uniform,
+    per_head,
+)
+from isvit_lightning.recipe import Bits, Recipe, read_recipe
+from isvit_lightning.search import Percentiles
+from isvit_lightning.stages import Fold
+from isvit_lightning.transforms import fold, is_foldable
 
 Build = Callable[[int, Granularity], Quantizer]
-DEFAULT_BITS, DEFAULT_METHOD = Bits(), Method()
+DEFAULT_BITS, DEFAULT_RECIPE = Bits(), read_recipe("isvit")
 Network = TypeVar("Network", bound=nn.Module)
 
+PUBLISHED_ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+SULQ_SEARCH = Percentiles((1.0,), include_zero=False, samples=2**20)
+PUBLISHED_SULQ_SEARCH = Percentiles((1.0,), include_zero=False, free=PUBLISHED_ETAS, samples=2**20)
+LOG_SEARCH = Percentiles(interpolate=False)
+
+
+def quantizer_of(
+    form: Format | None = None,
+    bits: int = 4,
+    granularity: Granularity | None = None,
+    role: Role = Role.OTHER,
+    search: Search | None = None,
+) -> Quantizer:
+    """A quantizer with the search that its format is used with; uniform and per tensor by default."""
+    form = form or Uniform()
+    searches: dict[type, Search] = {Sulq: SULQ_SEARCH, Log: LOG_SEARCH}
+    spec = Spec(form, bits, granularity or PerTensor(), role)
+    return Quantizer(spec, search or searches.get(type(form), Percentiles()))
+
+
+def building(form: Format, search: Search | None = None) -> Build:
+    """Builds quantizers of a format."""
+    return lambda bits, granularity: quantizer_of(form, bits, granularity, search=search)
+
+
 REAL_LINE: dict[str, Build] = {
-    "uniform": UniformQuantizer,
-    "uniform_published": lambda bits, granularity: UniformQuantizer(
-        bits, granularity, search=RangeSearch(include_zero=False)
-    ),
+    "uniform": building(Uniform()),
+    "uniform_published": building(Uniform(), Percentiles(include_zero=False)),
 }
 """Quantizers of any real tensor: a constructor by name."""
 
 PROBABILITIES: dict[str, Build] = {
-    "sulq": SulqQuantizer,
-    "sulq_published_etas": lambda bits, granularity: SulqQuantizer(bits, granularity, etas=PUBLISHED_ETAS),
-    "sulq_published": lambda bits, granularity: SulqQuantizer(bits, granularity, etas=PUBLISHED_ETAS, extra_codes=1),
-    "log2": LogQuantizer,
-    "log_sqrt2": lambda bits, granularity: LogQuantizer(bits, granularity, steps_per_octave=2),
+    "sulq": building(Sulq()),
+    "sulq_published_etas": building(Sulq(), PUBLISHED_SULQ_SEARCH),
+    "sulq_published": building(Sulq(extra_codes=1), PUBLISHED_SULQ_SEARCH),
+    "log2": building(Log()),
+    "log_sqrt2": building(Log(steps_per_octave=2)),
 }
 """Quantizers of non-negative tensors: a constructor by name."""
 
@@ -117,20 +157,28 @@ def double_precision() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def fold_all(network: OpenedNetwork, choice: Fold | None = None) -> None:
+    """Fold every wire of a calibrated network that can be folded."""
+    choice = choice or Fold()
+    for wire in network.wires:
+        if is_foldable(wire):
+            fold(wire, choice.statistic, choice.round_zero_point)
+
+
 def quantized_network(
     model: nn.Module,
     images: torch.Tensor,
     bits: Bits = DEFAULT_BITS,
-    method: Method = DEFAULT_METHOD,
-    stage2: bool = True,
+    recipe: Recipe = DEFAULT_RECIPE,
+    folded: bool = True,
 ) -> OpenedNetwork:
-    """``model`` opened and calibrated on ``images``, nothing tuned; after stage 2 or, optionally, before it."""
-    opened = open_quantized(model, bits, method)
+    """``model`` opened and calibrated on ``images``, nothing tuned; after the folds of the recipe or before them."""
+    opened = recipe.open(model, bits)
     switch(opened.model, weights=False, activations=True)
     calibrate_activations(opened.model, lambda: opened.model(images))
-    if stage2 and method.reparameterize:
-        for pair in opened.pairs:
-            reparameterize(pair, method.statistic, method.round_zero_point)
+    for step in recipe.steps:
+        if folded and isinstance(step, Fold):
+            fold_all(opened, step)
     switch(opened.model, weights=True, activations=True)
     calibrate_weights(opened.model)
     return opened

@@ -1,6 +1,7 @@
 """What stands in front of a tensor, as plain values that a file can hold."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -66,7 +67,7 @@ class Spec:
                     "version of isvit-lightning that wrote it."
                 )
             form = cast("Format", _made(_types(Format), values["format"]))
-            kinds: dict[str, Any] = {kind.__name__: kind for kind in (PerTensor, PerChannel)}
+            kinds: Mapping[str, type] = {kind.__name__: kind for kind in (PerTensor, PerChannel)}
             granularity = cast("Granularity", _made(kinds, values["granularity"]))
             return cls(form, int(values["bits"]), granularity, Role(**values["role"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -80,11 +81,11 @@ def _described(choice: Any) -> dict[str, Any]:
     return {"type": type(choice).__name__, **dataclasses.asdict(choice)}
 
 
-def _made(kinds: dict[str, Any], values: dict[str, Any]) -> object:
+def _made(kinds: Mapping[str, type], values: dict[str, Any]) -> object:
     """The choice that :func:`_described` described; only fields that it has, of the types that they have."""
-    kind = kinds[values["type"]]
+    kind = cast("Callable[..., object]", kinds[values["type"]])
     given = {name: value for name, value in values.items() if name != "type"}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(kinds[values["type"]]):
         if field.name in given and type(given[field.name]) is not type(field.default) and field.name != "size":
             raise TypeError(f"{field.name} is {given[field.name]!r}")
     if not isinstance(given.get("size", 0), int):
@@ -92,6 +93,6 @@ def _made(kinds: dict[str, Any], values: dict[str, Any]) -> object:
     return kind(**given)
 
 
-def _types(base: type) -> dict[str, Any]:
+def _types(base: type) -> dict[str, type]:
     """All formats by name."""
     return {kind.__name__: kind for kind in base.__subclasses__()}

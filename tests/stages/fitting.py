@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,16 +10,20 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
-from isvit_lightning.networks import OpenedNetwork, calibrate_activations, open_float, open_quantized, switch
-from isvit_lightning.recipe.method import Bits, Method, Tuning
+from isvit_lightning.networks import OpenedNetwork, calibrate_activations, open_float, switch
+from isvit_lightning.recipe import Bits, read_recipe
 from isvit_lightning.run.strategy import UnitStrategy
-from isvit_lightning.stages import ActivationStage, Schedule, UnitStage, WeightStage
+from isvit_lightning.stages import Inputs, Schedule, Tune, TuningStage, UnitStage, Work
 from isvit_lightning.system.processes import world_size
 from tests.helpers import quiet_trainer
 
 DEFAULT_BITS = Bits(3, 3)
-TUNED = {"stage 1": ActivationStage, "stage 3": WeightStage}
-"""The stages that tune, by title."""
+STAGE1 = Tune("stage1", weights=False, inputs=Inputs("quantized"))
+"""Tunes with float weights, as the first step of I&S-ViT."""
+STAGE3 = Tune("stage3", inputs=Inputs("mixed"))
+"""Tunes with quantized weights, as its last step."""
+NUMBERS = {"stage1": 1, "stage2": 2, "stage3": 3}
+"""Place of each step in the recipe of I&S-ViT."""
 
 
 def trainer_of(stage: UnitStage, *callbacks: Callback, **options: Any) -> Trainer:
@@ -30,35 +33,39 @@ def trainer_of(stage: UnitStage, *callbacks: Callback, **options: Any) -> Traine
     return quiet_trainer(*callbacks, **{"max_epochs": stage.epochs, "devices": 1, **options})
 
 
-def run(
-    stage: UnitStage,
-    *callbacks: Callback,
-    range_images: int = 64,
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
-) -> UnitStage:
+def run(stage: UnitStage, *callbacks: Callback, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> UnitStage:
     """``stage`` after its fit on the CPU."""
-    trainer_of(stage, CalibrateQuantizers(range_images), *callbacks, precision=precision).fit(stage)
+    trainer_of(stage, CalibrateQuantizers(), *callbacks, precision=precision).fit(stage)
     return stage
 
 
-def make_stage(
-    title: str,
+def work_on(
     model: nn.Module,
     images: torch.Tensor,
-    schedule: Schedule,
-    tuning: Tuning | None = None,
-    ranges: bool = True,
+    schedule: Schedule | None = None,
     bits: Bits = DEFAULT_BITS,
-) -> ActivationStage | WeightStage:
-    """A tuning stage on ``model``; its activation ranges are chosen already, unless told otherwise."""
-    method = Method()
-    if tuning is not None:
-        method = replace(method, **{title.replace(" ", ""): tuning})
-    quantized = open_quantized(model, bits, method)
+    ranges: bool = True,
+    number: int = 1,
+    range_images: int = 64,
+) -> Work:
+    """``model`` opened by the recipe of I&S-ViT; its activation ranges are chosen already, unless told otherwise."""
+    quantized = read_recipe("isvit").open(model, bits)
     if ranges:
         switch(quantized.model, weights=False, activations=True)
         calibrate_activations(quantized.model, lambda: quantized.walk(images))
-    return TUNED[title](quantized, open_float(model), images, schedule, method)
+    return Work(quantized, open_float(model), images, schedule or Schedule(2, 4), 0, range_images, number)
+
+
+def make_stage(
+    choice: Tune,
+    model: nn.Module,
+    images: torch.Tensor,
+    schedule: Schedule,
+    ranges: bool = True,
+    bits: Bits = DEFAULT_BITS,
+) -> TuningStage:
+    """A tuning stage on ``model``; its activation ranges are chosen already, unless told otherwise."""
+    return TuningStage(choice, work_on(model, images, schedule, bits, ranges, NUMBERS[choice.name]))
 
 
 class EachStep(Callback):
@@ -112,9 +119,9 @@ class StopError(Exception):
 class StopAt(Callback):
     """Stops the program in the middle of a unit."""
 
-    def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
+    def __init__(self, step: str, unit: str) -> None:
+        self.step, self.unit = step, unit
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (pl_module.title, pl_module.unit.name) == (self.title, self.unit):
+        if (pl_module.name, pl_module.unit.name) == (self.step, self.unit):
             raise StopError
