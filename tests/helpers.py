@@ -10,19 +10,6 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from isvit_lightning.networks import OpenedNetwork, calibrate_activations, calibrate_weights, open_quantized, switch
-from isvit_lightning.quantizers import (
-    Granularity,
-    LogQuantizer,
-    PerChannel,
-    PerTensor,
-    Quantizer,
-    RangeSearch,
-    SulqQuantizer,
-    UniformQuantizer,
-    per_head,
-)
-from isvit_lightning.quantizers.sulq import PUBLISHED_ETAS
 from isvit_lightning.networks import OpenedNetwork, calibrate_activations, calibrate_weights, switch
 from isvit_lightning.quantizers import (
     Format,

@@ -66,7 +66,7 @@ class Spec:
                     f"The file describes a quantizer in version {values['version']}, expected {VERSION}: install the "
                     "version of isvit-lightning that wrote it."
                 )
-            form = cast("Format", _made(_types(Format), values["format"]))
+            form = cast("Format", _made(_formats(), values["format"]))
             kinds: Mapping[str, type] = {kind.__name__: kind for kind in (PerTensor, PerChannel)}
             granularity = cast("Granularity", _made(kinds, values["granularity"]))
             return cls(form, int(values["bits"]), granularity, Role(**values["role"]))
@@ -93,6 +93,6 @@ def _made(kinds: Mapping[str, type], values: dict[str, Any]) -> object:
     return kind(**given)
 
 
-def _types(base: type) -> dict[str, type]:
+def _formats() -> dict[str, type[Format]]:
     """All formats by name."""
-    return {kind.__name__: kind for kind in base.__subclasses__()}
+    return {form.__name__: form for form in Format.__subclasses__()}
