@@ -1,5 +1,6 @@
 """A post-training quantization method as a list of choices."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from isvit_lightning.networks import LayerFactory, OpenedNetwork, Reconstructed,
 from isvit_lightning.recipe.bits import Bits
 from isvit_lightning.recipe.placement import Placement
 from isvit_lightning.stages import Step
+from isvit_lightning.transforms import Transform
 
 _Choice = TypeVar("_Choice")
 
@@ -24,6 +26,7 @@ class Recipe:
     Args:
         name: what results call it.
         placement: which quantizer stands in front of a tensor, by its role.
+        transforms: exact rewrites of the float network, before anything else.
         steps: what is done, in order.
         range_images: calibration images on which ranges of activations are chosen.
         reconstruct: which units are tuned: those that read the one before them, from the image on (backbone), or all,
@@ -37,6 +40,7 @@ class Recipe:
 
     name: str = "recipe"
     placement: Placement = field(default_factory=Placement)
+    transforms: list[Transform] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     range_images: int = 64
     reconstruct: Reconstructed = "backbone"
@@ -57,6 +61,19 @@ class Recipe:
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "changes", {})
         _check_order(steps)
+
+    def transformed(self, model: nn.Module) -> nn.Module:
+        """A rewritten copy of ``model``; itself where nothing is rewritten.
+
+        Raises:
+            IsvitError: the network cannot be rewritten so.
+        """
+        if not self.transforms:
+            return model
+        model = copy.deepcopy(model).requires_grad_(False)
+        for transform in self.transforms:
+            transform.apply(model)
+        return model
 
     def open(self, model: nn.Module, bits: Bits) -> OpenedNetwork:
         """A copy of ``model`` with the quantizers of this recipe.

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from isvit_lightning.callbacks import CalibrateQuantizers, ReturnMemory, SaveUnits, UnitProgress, WatchQuantizers
-from isvit_lightning.stages import UnitStage
+from isvit_lightning.stages import Stage, UnitStage
 from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.termination import KeepSigterm
 
@@ -41,10 +41,12 @@ class UnitFitter:
         """Time spent on choosing ranges of stages so far."""
         return self._ranges.seconds
 
-    def __call__(self, stage: UnitStage) -> None:
+    def __call__(self, stage: Stage) -> None:
         """Fit ``stage``."""
-        kept = [SaveUnits(self._parts)] if self._parts is not None else []
-        callbacks = [self._ranges, ReturnMemory(), UnitProgress(), WatchQuantizers(), KeepSigterm()]
+        by_unit = isinstance(stage, UnitStage)
+        kept = [SaveUnits(self._parts)] if self._parts is not None and by_unit else []
+        units = [self._ranges, ReturnMemory(), UnitProgress(), WatchQuantizers()] if by_unit else []
+        callbacks = [*units, KeepSigterm()]
         trainer = self._make_trainer(
             max_epochs=stage.epochs,
             enable_checkpointing=bool(kept),
@@ -54,10 +56,7 @@ class UnitFitter:
         )
         trainer.fit(stage)
 
-    def _loggers(self, stage: UnitStage) -> Any:
+    def _loggers(self, stage: Stage) -> Any:
         if self._directory is None:
             return False
-        # A logger empties the folder it is given, and that of an interrupted run is worth keeping.
-        first = stage.number_of(stage.plan[0])
-        name = f"{stage.name}_from_unit_{first}" if stage.ranges_chosen else stage.name
-        return [CSVLogger(self._directory, "logs", name), TensorBoardLogger(self._directory, "logs", name)]
+        return [kind(self._directory, "logs", stage.log_name) for kind in (CSVLogger, TensorBoardLogger)]

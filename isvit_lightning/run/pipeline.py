@@ -1,11 +1,11 @@
 """The steps of a recipe in order."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,13 +13,10 @@ from torch import nn
 from isvit_lightning.networks import OpenedNetwork, open_by_specs, open_float, specs_of
 from isvit_lightning.quantizers import Spec
 from isvit_lightning.recipe import Bits, Recipe
-from isvit_lightning.stages import Schedule, Step, UnitStage, Work
+from isvit_lightning.stages import Fit, Schedule, Stage, Step, UnitStage, Work
 from isvit_lightning.stages.resume import collect, restore, share_units
 from isvit_lightning.storage.parts import Part, Parts
 from isvit_lightning.system.processes import rank
-
-FitUnits = Callable[[UnitStage], None]
-"""Builds a trainer with ``max_epochs=stage.epochs`` and :class:`CalibrateQuantizers`, and calls its ``fit``."""
 
 
 class Rows(Protocol):
@@ -56,7 +53,7 @@ class Calibration:
 
 
 def calibrate_network(
-    calibration: Calibration, fit: FitUnits, rows: Rows | None = None, parts: Parts | None = None
+    calibration: Calibration, fit: Fit, rows: Rows | None = None, parts: Parts | None = None
 ) -> OpenedNetwork:
     """Take the steps and return the quantized network.
 
@@ -70,9 +67,10 @@ def calibrate_network(
         return _take_steps(calibration, fit, rows, parts)
 
 
-def _take_steps(calibration: Calibration, fit: FitUnits, rows: Rows | None, parts: Parts | None) -> OpenedNetwork:
+def _take_steps(calibration: Calibration, fit: Fit, rows: Rows | None, parts: Parts | None) -> OpenedNetwork:
     """Steps before a finished one are not even loaded, unless somebody wants to see their network."""
-    recipe, model = calibration.recipe, calibration.model
+    recipe = calibration.recipe
+    model = recipe.transformed(calibration.model)
     target = open_float(model, recipe.reconstruct)
     quantized = recipe.open(model, calibration.bits)
     calibration.seconds.update(parts.seconds() if parts is not None else {})
@@ -93,7 +91,7 @@ def _take_steps(calibration: Calibration, fit: FitUnits, rows: Rows | None, part
                 recipe.range_images,
                 number,
             )
-            step.take(work, cast("Callable[[Any], None]", fit if parts is None else partial(_fit_rest, fit, parts)))
+            step.take(work, fit if parts is None else partial(_fit_rest, fit, parts))
             _keep(step, quantized, parts, time.perf_counter() - started)
         spent = calibration.seconds.get(step.name, 0.0) + time.perf_counter() - started
         calibration.seconds[step.name] = spent
@@ -132,8 +130,11 @@ def _reopened(model: nn.Module, part: Part, recipe: Recipe) -> OpenedNetwork:
     return opened
 
 
-def _fit_rest(fit: FitUnits, parts: Parts, stage: UnitStage) -> None:
+def _fit_rest(fit: Fit, parts: Parts, stage: Stage) -> None:
     """Do what is left of ``stage``, shared among the processes."""
+    if not isinstance(stage, UnitStage):
+        fit(stage)
+        return
     if stage.tunes:
         restore(stage, parts)
     planned = stage.plan

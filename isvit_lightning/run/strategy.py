@@ -22,9 +22,12 @@ class UnitStrategy(DDPStrategy):
     """
 
     def configure_ddp(self) -> None:
-        """Give every process the state of the first one."""
-        if self.lightning_module is not None:
-            synchronize(self.lightning_module)
+        """Give every process the state of the first one; a stage that trains by itself gets Lightning's own DDP."""
+        if self.lightning_module is None:
+            return
+        synchronize(self.lightning_module)
+        if self.lightning_module.automatic_optimization:
+            super().configure_ddp()
 
 
 @contextmanager

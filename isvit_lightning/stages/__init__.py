@@ -5,6 +5,7 @@ from isvit_lightning.stages.inputs import Inputs
 from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError
 from isvit_lightning.stages.ranges import Ranges
 from isvit_lightning.stages.schedule import Schedule
+from isvit_lightning.stages.stage import Stage
 from isvit_lightning.stages.step import Fit, Step, Work
 from isvit_lightning.stages.trainables import NoWeights, StraightThrough, Trainables
 from isvit_lightning.stages.tuning import Tune, TuningStage
@@ -21,6 +22,7 @@ __all__ = [
     "Ranges",
     "Schedule",
     "SquaredError",
+    "Stage",
     "Step",
     "StraightThrough",
     "Trainables",

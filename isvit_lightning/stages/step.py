@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch import LightningModule
 
 from isvit_lightning.networks import OpenedNetwork
 from isvit_lightning.stages.schedule import Schedule
+from isvit_lightning.stages.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Work:
     number: int = 1
 
 
-Fit = Callable[[LightningModule], None]
-"""Trains the LightningModule of a step with a trainer of its own."""
+Fit = Callable[[Stage], None]
+"""Trains the stage of a step with a trainer of its own."""
 
 
 class Step(ABC):
@@ -72,5 +72,5 @@ class Step(ABC):
 
         Args:
             work: networks and images; ``work.quantized`` is changed in place.
-            fit: trains a LightningModule, where the step has one.
+            fit: trains a stage, where the step has one.
         """

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from typing_extensions import override
 
 from isvit_lightning.networks import SINGLE, Data, Unit
 from isvit_lightning.stages.passes import Held, Rows, moved, run_in_chunks
+from isvit_lightning.stages.stage import Stage
 from isvit_lightning.stages.step import Work
 from isvit_lightning.storage.caches import Caches
 from isvit_lightning.system.processes import gather_rows
@@ -17,7 +18,7 @@ from isvit_lightning.system.processes import gather_rows
 Recalibration = Literal["never", "stage", "unit"]
 
 
-class UnitStage(LightningModule):
+class UnitStage(Stage):
     """Walks the units of a network inside one ``fit`` of ``epochs`` epochs.
 
     The outputs of the finished units are carried forward: entering a unit runs each network's part once over all
@@ -31,7 +32,6 @@ class UnitStage(LightningModule):
     Attributes:
         visited: indices of the units that the stage has work to do in.
         plan: those of them that are still to be done, here.
-        ranges_chosen: whether the ranges that the stage begins with are there already.
         recalibrate: when ranges of activations that exist are chosen anew.
         rolled_back: names of the units whose loss ended in NaN or infinity and that were given their best state back.
         first_loss: loss of the first step of the current unit.
@@ -44,21 +44,18 @@ class UnitStage(LightningModule):
     """Whether each process does all units on all images, alike."""
 
     def __init__(self, name: str, work: Work) -> None:
-        super().__init__()
+        super().__init__(name, work.quantized.model)
         self.automatic_optimization = False
-        self.name = name
         self.first_loss = torch.tensor(torch.nan)
         self.last_loss = torch.tensor(torch.nan)
         self.rolled_back: list[str] = []
         self.quantized = work.quantized
         self.target = work.target
-        self.network = work.quantized.model
         self.schedule = work.schedule
         self.images = work.images
         self.range_images = work.range_images
         self.visited = [index for index, unit in enumerate(work.quantized.units) if self.visits(unit)]
         self.plan = list(self.visited)
-        self.ranges_chosen = False
         self.recalibrate: Recalibration = "never"
         self.inputs = self.targets = self.float_inputs = self._no_rows()
         self._walked = 0
@@ -78,8 +75,9 @@ class UnitStage(LightningModule):
         return self.schedule.iterations
 
     @property
+    @override
     def epochs(self) -> int:
-        """``max_epochs`` of the trainer: the number of units that the stage visits."""
+        """The number of units that the stage visits."""
         return len(self.plan)
 
     @property
@@ -90,9 +88,15 @@ class UnitStage(LightningModule):
     @property
     def position(self) -> str:
         """Where the stage stands, as ``5/14``; units of an earlier run or another process count."""
-        return f"{self.number_of(self.plan[self.current_epoch])}/{len(self.visited)}"
+        return f"{self._number_of(self.plan[self.current_epoch])}/{len(self.visited)}"
 
-    def number_of(self, index: int) -> int:
+    @property
+    @override
+    def log_name(self) -> str:
+        # A logger empties the folder it is given, and that of an interrupted run is worth keeping.
+        return f"{self.name}_from_unit_{self._number_of(self.plan[0])}" if self.ranges_chosen else self.name
+
+    def _number_of(self, index: int) -> int:
         """Number among the visited units, from 1, of the unit with this index."""
         return self.visited.index(index) + 1
 
@@ -102,6 +106,7 @@ class UnitStage(LightningModule):
         return False
 
     @property
+    @override
     def shards_images(self) -> bool:
         """Whether each process carries its own images; otherwise each takes its own units."""
         return False

@@ -1,5 +1,6 @@
 """Exact rewrites of a network."""
 
 from isvit_lightning.transforms.fold import fold, is_foldable
+from isvit_lightning.transforms.transform import Transform
 
-__all__ = ["fold", "is_foldable"]
+__all__ = ["Transform", "fold", "is_foldable"]
