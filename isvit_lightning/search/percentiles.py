@@ -60,7 +60,7 @@ class Percentiles(Search):
         samples = site.samples.float() if half else site.samples
         groups = spec.granularity.group(samples)
         weights = _group_weights(samples, spec) if self.per_token and site.channels_last else None
-        seen = groups if self.samples is None else groups[:, :: max(1, groups.shape[1] // self.samples)]
+        seen = groups if self.samples is None else groups[:, :: max(1, groups.shape[1] // self.samples)].contiguous()
         best = best_of(self._grids(groups, spec), lambda grid: _error(spec, grid, seen, weights))
         return tuple(number.reshape(spec.granularity.shape) for number in best)
 
