@@ -4,6 +4,7 @@ from isvit_lightning.stages.fold import Fold, FoldStage
 from isvit_lightning.stages.inputs import Inputs
 from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError
 from isvit_lightning.stages.ranges import Ranges
+from isvit_lightning.stages.rounding import AdaRound
 from isvit_lightning.stages.schedule import Schedule
 from isvit_lightning.stages.stage import Stage
 from isvit_lightning.stages.step import Fit, Step, Work
@@ -12,6 +13,7 @@ from isvit_lightning.stages.tuning import Tune, TuningStage
 from isvit_lightning.stages.walk import UnitStage
 
 __all__ = [
+    "AdaRound",
     "Fit",
     "Fold",
     "FoldStage",
