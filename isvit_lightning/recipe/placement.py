@@ -1,7 +1,7 @@
 """Which quantizer stands in front of a tensor, by what the tensor is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from isvit_lightning.errors import IsvitError
@@ -39,6 +39,39 @@ class Choice:
             require_width("bits under model.recipe.placement", self.bits)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What is different for a role that an adapter adds; null takes what ``linear_in``, ``map_in`` or ``weight`` say.
+
+    Args:
+        format: number format.
+        granularity: what has a grid of its own.
+        bits: width of the codes.
+        search: how the grid is chosen.
+        is_float: leave the tensor float.
+
+    Raises:
+        IsvitError: bits outside 2 to 8.
+    """
+
+    format: Format | None = None
+    granularity: Literal["tensor", "channel", "head", "token"] | None = None
+    bits: int | None = None
+    search: Search | None = None
+    is_float: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits is not None:
+            require_width("bits under model.recipe.placement.others", self.bits)
+
+    def of(self, choice: Choice) -> Choice:
+        """``choice`` with what is different."""
+        if self.is_float:
+            return replace(choice, format=None)
+        names = ("format", "granularity", "bits", "search")
+        return replace(choice, **{name: value for name in names if (value := getattr(self, name)) is not None})
+
+
 def _weight() -> Choice:
     return Choice(granularity="channel", search=Percentiles(WEIGHT_PERCENTILES))
 
@@ -63,7 +96,7 @@ class Placement:
         head_in: input of the classifier.
         linear_in: inputs of linear layers of all other roles.
         map_in: inputs of convolutions of all other roles.
-        others: roles beside these, by name, such as box_head_in or box_head_weight of a detector.
+        others: what is different for roles beside these, by name.
     """
 
     weight: Choice = field(default_factory=_weight)
@@ -81,7 +114,7 @@ class Placement:
     head_in: Choice = field(default_factory=Choice)
     linear_in: Choice = field(default_factory=Choice)
     map_in: Choice = field(default_factory=Choice)
-    others: dict[str, Choice] = field(default_factory=dict)
+    others: dict[str, Variant] = field(default_factory=dict)
 
     def of(self, role: Role, is_map: bool = False) -> Choice:
         """The choice for a tensor.
@@ -91,10 +124,14 @@ class Placement:
             is_map: whether a convolution reads it.
         """
         if role.name in self.others:
-            return self.others[role.name]
+            return self.others[role.name].of(self._general(role, is_map))
         if role.name in {entry.name for entry in fields(self)} - {"others", "linear_in", "map_in"}:
             choice: Choice = getattr(self, role.name)
             return choice
+        return self._general(role, is_map)
+
+    def _general(self, role: Role, is_map: bool) -> Choice:
+        """The choice for roles without a field of their own."""
         if role.weight:
             return self.weight
         return self.map_in if is_map else self.linear_in

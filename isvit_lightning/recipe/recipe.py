@@ -12,6 +12,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d
 from isvit_lightning.networks import LayerFactory, OpenedNetwork, Reconstructed, open_quantized, quantizers
 from isvit_lightning.recipe.bits import Bits
+from isvit_lightning.recipe.files import step_names
 from isvit_lightning.recipe.placement import Placement
 from isvit_lightning.stages import Step
 from isvit_lightning.transforms import Transform
@@ -31,7 +32,8 @@ class Recipe:
         range_images: calibration images on which ranges of activations are chosen.
         reconstruct: which units are tuned: those that read the one before them, from the image on (backbone), or all,
             also those that compute their inputs from the images anew.
-        changes: fields of steps to change, by the name of the step, such as {stage1: {inputs: {read: float}}}.
+        changes: fields of steps to change, by the name of the step, such as {stage1: {inputs: {read: float}}}. Those of
+            steps that only other recipes have are for those.
 
     Raises:
         IsvitError: there is no step, two have one name, one stands in the wrong place, weights are float at the end, a
@@ -51,7 +53,8 @@ class Recipe:
             raise IsvitError(f"model.recipe.range_images is {self.range_images}, expected 1 or more: change it there.")
         names = [step.name for step in self.steps]
         unknown = sorted(self.changes.keys() - set(names))
-        if unknown:
+        # A configuration may hold changes for another recipe than the one that it is used with.
+        if unknown and not step_names().issuperset(unknown):
             raise IsvitError(
                 f"model.recipe.changes names the step {unknown[0]}, expected one of {', '.join(names) or 'none'}: "
                 "correct it there."

@@ -70,6 +70,9 @@ class Runner:
         """
         compared = {name: read_recipe(name) for name in baselines} if evaluate else {}
         loaded = self.load_network()
+        for recipe in (self.model.recipe, *compared.values()):
+            # What cannot be opened is told before anything long begins.
+            recipe.open(recipe.transformed(loaded.model), self.model.bits)
         calibration, listing = self.calibration(loaded)
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
         beginning = begin(self.directory, run, resume)
@@ -204,8 +207,8 @@ class Runner:
             )
 
     def _measure_row(self, results: Results, row: str, network: nn.Module, is_float: bool = False) -> None:
-        """Measure ``network`` unless an earlier run did, and write it down; the float one is needed for comparison."""
-        if row not in results.metrics or is_float:
+        """Measure ``network`` unless an earlier run did, and write it down; the float one may be needed to compare."""
+        if row not in results.metrics or (is_float and self.model.task.compares_with_float):
             results.metrics[row] = self.measure(network, is_float)
             results.write()
 
