@@ -68,7 +68,7 @@ class QuantAttention(nn.Module):
 
 
 class WindowAttentionLike(Protocol):
-    """What timm's and mmdet's window attention have in common."""
+    """What the window attentions of different libraries have in common."""
 
     num_heads: int
     scale: float
@@ -82,7 +82,7 @@ class QuantWindowAttention(nn.Module):
     """Swin's window attention with reachable matmuls; relative position bias and shift mask are kept.
 
     Args:
-        attention: the float module, of timm or mmdet; its parameters are taken over.
+        attention: the float module, of any library; its parameters are taken over.
         qkv: quantized replacement of ``attention.qkv``.
         proj: quantized replacement of ``attention.proj``.
         scores: product of scaled queries and keys.

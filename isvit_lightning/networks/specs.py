@@ -60,4 +60,4 @@ def _add_biases(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     for path, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if f"{path}.bias" in state and getattr(module, "bias", weight) is None and weight is not None:
-            module.register_parameter("bias", nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False))
+            module.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)

@@ -22,15 +22,26 @@ def read_recipe(name: str) -> Recipe:
         IsvitError: there is no such file, or it holds no recipe.
     """
     path = recipe_file(name)
-    parser: Any = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model.recipe", type=Recipe)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        recipe: Recipe = parser.instantiate(parser.parse_object(content)).model.recipe
+        recipe = recipe_of(yaml.safe_load(path.read_text(encoding="utf-8")))
     except IsvitError:
         raise
     except Exception as error:  # noqa: BLE001 - the parser raises almost anything for a wrong file
         raise IsvitError(
             f"{path} holds no recipe ({first_line(error)}), expected a section model.recipe: correct the file."
         ) from None
+    return recipe
+
+
+def recipe_of(content: Any) -> Recipe:
+    """The recipe of a configuration; what its section ``model.recipe`` does not give has its default.
+
+    Args:
+        content: ``{model: {recipe: …}}``, plain values.
+    """
+    parser: Any = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model.recipe", type=Recipe)
+    recipe: Recipe = parser.instantiate(
+        parser.parse_object({"model": {"recipe": content["model"]["recipe"]}})
+    ).model.recipe
     return recipe

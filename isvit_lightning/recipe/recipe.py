@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -97,7 +97,7 @@ class Recipe:
         """Give the quantizers of a network that was opened by its specs the searches of this recipe."""
         maps = {module.input_quantizer for module in model.modules() if isinstance(module, QuantConv2d)}
         for quantizer in quantizers(model).values():
-            quantizer.search = self.placement.of(quantizer.role, quantizer in maps).search
+            quantizer.search = self.placement.of(quantizer.role, quantizer in maps).searched
 
 
 def _check_order(steps: list[Step]) -> None:
@@ -118,6 +118,7 @@ def _changed(choice: _Choice, values: Mapping[str, Any], path: str) -> _Choice:
     """``choice`` with other values of some fields, section by section."""
     own: Any = choice
     known = {entry.name for entry in dataclasses.fields(own)}
+    kinds = get_type_hints(type(own))
     for name in values:
         if name not in known or name == "name":
             raise IsvitError(
@@ -127,14 +128,17 @@ def _changed(choice: _Choice, values: Mapping[str, Any], path: str) -> _Choice:
     replaced = {
         name: _changed(getattr(own, name), value, f"{path}.{name}")
         if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(own, name))
-        else _checked(value, getattr(own, name), f"{path}.{name}")
+        else _checked(value, getattr(own, name), kinds[name], f"{path}.{name}")
         for name, value in values.items()
     }
     return cast("_Choice", dataclasses.replace(own, **replaced))
 
 
-def _checked(value: Any, before: Any, path: str) -> Any:
+def _checked(value: Any, before: Any, kind: Any, path: str) -> Any:
     """``value`` if it is of the kind of the one before; a whole number will do for a fraction."""
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        names = ", ".join(map(str, get_args(kind)))
+        raise IsvitError(f"model.recipe.changes.{path} is {value!r}, expected one of {names}: change it there.")
     kinds = (int, float, type(None)) if before is None or isinstance(before, float) else type(before)
     if isinstance(value, bool) is not isinstance(before, bool) or not isinstance(value, kinds):
         raise IsvitError(f"model.recipe.changes.{path} is {value!r}, expected a value such as {before!r}: change it.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.recipe import DEFAULT, names_recipe, recipe_file
 from isvit_lightning.run.config import run_directory
 
@@ -34,8 +35,16 @@ def with_recipe(arguments: list[str], verbs: Sequence[str]) -> list[str]:
     Args:
         arguments: command line; with a verb in front, or without one.
         verbs: those that may stand in front.
+
+    Raises:
+        IsvitError: several files hold a whole recipe.
     """
-    if any(names_recipe(content_of(Path(path))) for path in values_of("--config", arguments)):
+    whole = [path for path in values_of("--config", arguments) if names_recipe(content_of(Path(path)))]
+    if len(whole) > 1 and not values_of("--ckpt_path", arguments):
+        raise IsvitError(
+            f"Two configurations hold a whole recipe, {whole[0]} and {whole[1]}, expected one: leave out the other."
+        )
+    if whole:
         return arguments
     start = 1 if arguments and arguments[0] in verbs else 0
     return [*arguments[:start], "--config", str(recipe_file(DEFAULT)), *arguments[start:]]

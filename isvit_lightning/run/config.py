@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.recipe.reading import recipe_of
 
 
 def require_same_model(directory: Path, config: str) -> None:
@@ -25,10 +26,10 @@ def require_same_model(directory: Path, config: str) -> None:
         return
     stored, given = yaml.safe_load(path.read_text())["model"], yaml.safe_load(config)["model"]
     different = [
-        f"model.{key}"
-        for key in ("network", "bits", "recipe")
-        if key in stored and not _agree(stored[key], given.get(key))
+        f"model.{key}" for key in ("network", "bits") if key in stored and not _agree(stored[key], given.get(key))
     ]
+    if "recipe" in stored and recipe_of({"model": stored}) != recipe_of({"model": given}):
+        different.append("model.recipe")
     if different:
         raise IsvitError(
             f"{directory} was calibrated with another {' and '.join(different)}, expected the same: leave "

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from isvit_lightning.networks import OpenedNetwork, open_by_specs, open_float, specs_of
+from isvit_lightning.networks import OpenedNetwork, open_by_specs, open_float, quantizers
 from isvit_lightning.quantizers import Spec
 from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.stages import Fit, Schedule, Stage, Step, UnitStage, Work
@@ -117,7 +117,10 @@ def _kept(step: Step, parts: Parts | None) -> Part | None:
 
 def _keep(step: Step, quantized: OpenedNetwork, parts: Parts | None, seconds: float) -> None:
     if parts is not None and not step.tunes and rank() == 0:
-        specs = {path: spec.as_dict() for path, spec in specs_of(quantized.model).items()}
+        specs = {
+            path: {**quantizer.spec.as_dict(), "enabled": quantizer.enabled}
+            for path, quantizer in quantizers(quantized.model).items()
+        }
         parts.write(step.name, quantized.model.state_dict(), seconds, description=specs)
 
 
@@ -127,6 +130,8 @@ def _reopened(model: nn.Module, part: Part, recipe: Recipe) -> OpenedNetwork:
     opened = open_by_specs(model, specs, part.tensors, recipe.reconstruct)
     opened.model.load_state_dict(part.tensors)
     recipe.give_searches(opened.model)
+    for path, quantizer in quantizers(opened.model).items():
+        quantizer.enabled = part.description[path]["enabled"]
     return opened
 
 

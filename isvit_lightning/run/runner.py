@@ -16,7 +16,7 @@ from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.networks import open_float
-from isvit_lightning.recipe import read_recipe, record_of
+from isvit_lightning.recipe import Recipe, read_recipe, record_of
 from isvit_lightning.run.config import require_same_model, run_directory
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
@@ -70,9 +70,7 @@ class Runner:
         """
         compared = {name: read_recipe(name) for name in baselines} if evaluate else {}
         loaded = self.load_network()
-        for recipe in (self.model.recipe, *compared.values()):
-            # What cannot be opened is told before anything long begins.
-            recipe.open(recipe.transformed(loaded.model), self.model.bits)
+        self.require_openable(loaded.model, (self.model.recipe, *compared.values()))
         calibration, listing = self.calibration(loaded)
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
         beginning = begin(self.directory, run, resume)
@@ -163,6 +161,15 @@ class Runner:
         self._require_one_each("calibration", len(images))
         calibration = Calibration(loaded.model, images, self.model.bits, recipe, self.model.schedule, self.seed)
         return calibration, self.data.calibration_list()
+
+    def require_openable(self, model: nn.Module, recipes: Sequence[Recipe]) -> None:
+        """Tell what cannot be opened before anything long begins.
+
+        Raises:
+            IsvitError: a recipe does not fit the network.
+        """
+        for recipe in recipes:
+            recipe.open(recipe.transformed(model), self.model.bits)
 
     def calibrated(self, calibration: Calibration) -> tuple[nn.Module, float]:
         """The network of a recipe that is only compared with, and its seconds; nothing of it is kept."""

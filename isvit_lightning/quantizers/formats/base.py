@@ -1,7 +1,7 @@
 """What a number format is: pure functions from tensors to codes and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,8 @@ class Format(ABC):
     """Names of the numbers that make a grid; they are buffers of a quantizer."""
     non_negative: ClassVar[bool] = False
     """Whether the format holds no negative values."""
+    usual_search: ClassVar[Mapping[str, Any]] = {}
+    """How a range is usually searched for the format: fields of a search by percentiles, where not its defaults."""
     free: ClassVar[tuple[float, ...]] = (0.0,)
     """Values that a search tries for the number that a range leaves open; a single one where none is."""
 

@@ -1,8 +1,8 @@
 """Logarithmic formats: log2 (I&S-ViT eq. 10-11) and log-sqrt2 (RepQ-ViT, arXiv 2212.08254, eq. 13)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
@@ -26,6 +26,7 @@ class Log(Format):
 
     numbers: ClassVar[tuple[str, ...]] = ("scale",)
     non_negative: ClassVar[bool] = True
+    usual_search: ClassVar[Mapping[str, Any]] = {"interpolate": False}
 
     steps_per_octave: int = 1
 

@@ -1,8 +1,8 @@
 """SULQ, the shift-uniform-log2 format for attention probabilities (I&S-ViT, arXiv 2311.10126, eq. 13-14)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
@@ -31,6 +31,8 @@ class Sulq(Format):
 
     numbers: ClassVar[tuple[str, ...]] = ("eta", "offset", "step")
     non_negative: ClassVar[bool] = True
+    # The shift decides where zero lies.
+    usual_search: ClassVar[Mapping[str, Any]] = {"percentiles": (1.0,), "include_zero": False, "samples": 2**20}
     free: ClassVar[tuple[float, ...]] = POWER_OF_TWO_ETAS
 
     extra_codes: int = 0
