@@ -1,5 +1,6 @@
 """The steps of a recipe, and the LightningModules that they train."""
 
+from isvit_lightning.stages.finetune import Finetune, FinetuneStage
 from isvit_lightning.stages.fold import Fold, FoldStage
 from isvit_lightning.stages.inputs import Inputs
 from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError
@@ -14,6 +15,8 @@ from isvit_lightning.stages.walk import UnitStage
 
 __all__ = [
     "AdaRound",
+    "Finetune",
+    "FinetuneStage",
     "Fit",
     "Fold",
     "FoldStage",
