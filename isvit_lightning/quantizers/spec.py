@@ -1,7 +1,7 @@
 """What stands in front of a tensor, as plain values that a file can hold."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -69,7 +69,7 @@ class Spec:
             form = cast("Format", _made(_formats(), values["format"]))
             kinds: Mapping[str, type] = {kind.__name__: kind for kind in (PerTensor, PerChannel)}
             granularity = cast("Granularity", _made(kinds, values["granularity"]))
-            return cls(form, int(values["bits"]), granularity, Role(**values["role"]))
+            return cls(form, _of_type(int, values["bits"]), granularity, _role(values["role"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IsvitError(
                 f"The file garbles the description of a quantizer ({first_line(error)}), expected format, bits, "
@@ -81,16 +81,23 @@ def _described(choice: Any) -> dict[str, Any]:
     return {"type": type(choice).__name__, **dataclasses.asdict(choice)}
 
 
-def _made(kinds: Mapping[str, type], values: dict[str, Any]) -> object:
+def _made(kinds: Mapping[str, type], values: Mapping[str, Any]) -> object:
     """The choice that :func:`_described` described; only fields that it has, of the types that they have."""
-    kind = cast("Callable[..., object]", kinds[values["type"]])
-    given = {name: value for name, value in values.items() if name != "type"}
-    for field in dataclasses.fields(kinds[values["type"]]):
-        if field.name in given and type(given[field.name]) is not type(field.default) and field.name != "size":
-            raise TypeError(f"{field.name} is {given[field.name]!r}")
-    if not isinstance(given.get("size", 0), int):
-        raise TypeError(f"size is {given['size']!r}")
+    kind: Any = kinds[values["type"]]
+    types = {entry.name: entry.type for entry in dataclasses.fields(kind)}
+    given = {name: _of_type(types[name], value) for name, value in values.items() if name != "type"}
     return kind(**given)
+
+
+def _role(values: Mapping[str, Any]) -> Role:
+    return Role(_of_type(str, values["name"]), _of_type(bool, values["weight"]))
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """``value`` if it is of the type ``kind``; a whole number will do for a fraction."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(f"{value!r} is no {getattr(kind, '__name__', kind)}")
+    return value
 
 
 def _formats() -> dict[str, type[Format]]:

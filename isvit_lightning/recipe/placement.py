@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import Axes, Build
@@ -23,7 +23,7 @@ class Choice:
         granularity: what has a grid of its own: the tensor as a whole, each channel (output channel of a weight), each
             attention head, or each place in the sequence of tokens.
         bits: width of the codes; null takes that of model.bits.
-        search: how the grid is chosen; null takes the search that the format is usually used with.
+        search: how the grid is chosen.
 
     Raises:
         IsvitError: bits outside 2 to 8.
@@ -32,17 +32,11 @@ class Choice:
     format: Format | None = field(default_factory=Uniform)
     granularity: Literal["tensor", "channel", "head", "token"] = "tensor"
     bits: int | None = None
-    search: Search | None = None
+    search: Search = field(default_factory=Percentiles)
 
     def __post_init__(self) -> None:
         if self.bits is not None:
             require_width("bits under model.recipe.placement", self.bits)
-
-    @property
-    def searched(self) -> Search:
-        """The search, given or usual."""
-        usual: dict[str, Any] = {} if self.format is None else dict(self.format.usual_search)
-        return self.search or Percentiles(**usual)
 
 
 @dataclass(frozen=True)
@@ -154,7 +148,7 @@ class Placement:
             if choice.format is None:
                 return None
             width = choice.bits or (bits.weight if role.weight else bits.activation)
-            return Quantizer(Spec(choice.format, width, _granularity(choice, role, axes), role), choice.searched)
+            return Quantizer(Spec(choice.format, width, _granularity(choice, role, axes), role), choice.search)
 
         return quantizer
 

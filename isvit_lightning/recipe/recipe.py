@@ -97,7 +97,7 @@ class Recipe:
         """Give the quantizers of a network that was opened by its specs the searches of this recipe."""
         maps = {module.input_quantizer for module in model.modules() if isinstance(module, QuantConv2d)}
         for quantizer in quantizers(model).values():
-            quantizer.search = self.placement.of(quantizer.role, quantizer in maps).searched
+            quantizer.search = self.placement.of(quantizer.role, quantizer in maps).search
 
 
 def _check_order(steps: list[Step]) -> None:

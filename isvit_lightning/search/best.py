@@ -1,6 +1,6 @@
 """The best of some grids, by the error that they make on samples."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -10,24 +10,32 @@ _BLOCK = 2**19
 """Values that are worked on at once: intermediate results of a whole activation would be the peak of memory."""
 
 
-def best_of(grids: Iterable[Grid], error: Callable[[Grid], torch.Tensor]) -> Grid:
-    """For each group, the first of the grids with the smallest error; NaN never is.
+def best_of(
+    grids: Iterable[Grid], error: Callable[[Grid], torch.Tensor], fallback: Sequence[float] | None = None
+) -> Grid:
+    """For each group, the first of the grids with the smallest error; ``fallback`` where each is infinite or NaN.
 
     Args:
         grids: at least one; numbers ``(groups, 1)``.
         error: of a grid on each group, ``(groups,)``.
+        fallback: numbers of a grid that can be computed with; None takes the first of the grids.
     """
     best: Grid = ()
     least = torch.empty(0)
     for grid in grids:
-        found = error(grid).unsqueeze(1).nan_to_num(nan=torch.inf)
+        found = error(grid).unsqueeze(1).nan_to_num(nan=torch.inf, posinf=torch.inf)
         if not best:
             best, least = grid, found
             continue
         better = found < least
         least = torch.where(better, found, least)
         best = tuple(torch.where(better, new, old) for new, old in zip(grid, best, strict=True))
-    return best
+    if fallback is None:
+        return best
+    return tuple(
+        torch.where(least.isinf(), torch.full_like(number, value), number)
+        for number, value in zip(best, fallback, strict=True)
+    )
 
 
 def squared_error(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from typing_extensions import override
@@ -23,32 +24,34 @@ _BLOCK = 2**19
 class Percentiles(Search):
     """Compares the grids of several ranges, each from the ``1 - p`` to the ``p`` quantile of the samples.
 
+    What is null is as usual for the format, see :attr:`Format.usual_search`, or else as said here.
+
     Args:
-        percentiles: candidates ``p``; 1 takes the smallest and the largest sample.
+        percentiles: candidates ``p``; 1 takes the smallest and the largest sample. Else 0.999, 0.9999 and 0.99999.
         include_zero: widen each range so that it holds zero, which keeps the zero point within ``[0, n_codes - 1]``.
+            Else true.
         per_token: count each squared error in units of the variance of its token, see :func:`token_weights`; not for
             inputs of convolutions, which have no tokens.
-        interpolate: take quantiles between two samples linearly; false takes the outer one.
-        free: values to try for the number that a range leaves open, such as the shift of SULQ; null takes the list of
-            the format.
-        samples: most samples of a group that errors are measured on; null takes all.
+        interpolate: take quantiles between two samples linearly; false takes the outer one. Else true.
+        free: values to try for the number that a range leaves open, such as the shift of SULQ. Else the format's list.
+        samples: most samples of a group that errors are measured on. Else all.
 
     Raises:
         IsvitError: no candidate, or one outside 0.5 to 1.
     """
 
-    percentiles: tuple[float, ...] = ACTIVATION_PERCENTILES
-    include_zero: bool = True
+    percentiles: tuple[float, ...] | None = None
+    include_zero: bool | None = None
     per_token: bool = False
-    interpolate: bool = True
+    interpolate: bool | None = None
     free: tuple[float, ...] | None = None
     samples: int | None = None
 
     def __post_init__(self) -> None:
-        wrong = [percentile for percentile in self.percentiles if not 0.5 < percentile <= 1]
-        if wrong or not self.percentiles or self.free == ():
+        given = (1.0,) if self.percentiles is None else self.percentiles
+        if not given or not all(0.5 < percentile <= 1 for percentile in given) or self.free == ():
             raise IsvitError(
-                f"A range search has percentiles {list(self.percentiles)} and {self.free} for what they leave open, "
+                f"A range search has percentiles {list(given)} and {self.free} for what they leave open, "
                 "expected at least one each, above 0.5 and up to 1: change search under model.recipe.placement."
             )
 
@@ -59,19 +62,26 @@ class Percentiles(Search):
         half = site.samples.dtype in (torch.float16, torch.bfloat16)
         samples = site.samples.float() if half else site.samples
         groups = spec.granularity.group(samples)
+        kept = self._usual("samples", spec, None)
         weights = _group_weights(samples, spec) if self.per_token and site.channels_last else None
-        seen = groups if self.samples is None else groups[:, :: max(1, groups.shape[1] // self.samples)].contiguous()
-        best = best_of(self._grids(groups, spec), lambda grid: _error(spec, grid, seen, weights))
+        seen = groups if kept is None else groups[:, :: max(1, groups.shape[1] // kept)].contiguous()
+        best = best_of(self._grids(groups, spec), lambda grid: _error(spec, grid, seen, weights), spec.format.fallback)
         return tuple(number.reshape(spec.granularity.shape) for number in best)
 
     def _grids(self, groups: torch.Tensor, spec: Spec) -> Iterator[Grid]:
-        lows, highs = quantile_pairs(groups, self.percentiles, self.interpolate)
-        if self.include_zero:
+        percentiles = self._usual("percentiles", spec, ACTIVATION_PERCENTILES)
+        lows, highs = quantile_pairs(groups, percentiles, self._usual("interpolate", spec, True))
+        if self._usual("include_zero", spec, True):
             lows, highs = lows.clamp(max=0), highs.clamp(min=0)
         for low, high in zip(lows, highs, strict=True):
             yield from spec.format.grids(
                 low.unsqueeze(1), high.unsqueeze(1), spec.n_codes, self.free or spec.format.free
             )
+
+    def _usual(self, name: str, spec: Spec, otherwise: Any) -> Any:
+        """A choice of this search, or else the usual one."""
+        given = getattr(self, name)
+        return spec.format.usual_search.get(name, otherwise) if given is None else given
 
 
 def _error(spec: Spec, grid: Grid, groups: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

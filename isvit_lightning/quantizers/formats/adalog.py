@@ -30,6 +30,7 @@ class AdaLog(Format):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("scale", "step", "offset")
+    fallback: ClassVar[tuple[float, ...]] = (1.0, 1.0, 0.0)
     free: ClassVar[tuple[float, ...]] = tuple(q / _PARTS for q in range(10, 139))
 
     shift_by: float = 0.0

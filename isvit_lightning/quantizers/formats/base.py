@@ -21,6 +21,8 @@ class Format(ABC):
 
     numbers: ClassVar[tuple[str, ...]]
     """Names of the numbers that make a grid; they are buffers of a quantizer."""
+    fallback: ClassVar[tuple[float, ...]]
+    """Values of the numbers where no grid for the samples can be computed with, such as near the end of float32."""
     non_negative: ClassVar[bool] = False
     """Whether the format holds no negative values."""
     usual_search: ClassVar[Mapping[str, Any]] = {}

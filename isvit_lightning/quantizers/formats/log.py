@@ -25,6 +25,7 @@ class Log(Format):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("scale",)
+    fallback: ClassVar[tuple[float, ...]] = (1.0,)
     non_negative: ClassVar[bool] = True
     usual_search: ClassVar[Mapping[str, Any]] = {"interpolate": False}
 

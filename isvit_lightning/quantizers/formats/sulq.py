@@ -30,6 +30,7 @@ class Sulq(Format):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("eta", "offset", "step")
+    fallback: ClassVar[tuple[float, ...]] = (1.0, 0.0, 1.0)
     non_negative: ClassVar[bool] = True
     # The shift decides where zero lies.
     usual_search: ClassVar[Mapping[str, Any]] = {"percentiles": (1.0,), "include_zero": False, "samples": 2**20}

@@ -21,6 +21,7 @@ class Uniform(Format):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
+    fallback: ClassVar[tuple[float, ...]] = (1.0, 0.0)
 
     @override
     def grids(self, low: torch.Tensor, high: torch.Tensor, n_codes: int, free: tuple[float, ...]) -> Iterator[Grid]:
