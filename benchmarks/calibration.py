@@ -22,15 +22,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from isvit_lightning.cli import IsvitCLI, main
-from isvit_lightning.networks import Unit
+from isvit_lightning.networks import Data, Unit
 from isvit_lightning.run.runner import Runner
-from isvit_lightning.stages import UnitStage
-from isvit_lightning.stages.tuning import TuningStage, reconstruction_loss
+from isvit_lightning.stages import TuningStage, UnitStage
+from isvit_lightning.stages.losses import reconstruction_loss
+from isvit_lightning.stages.passes import moved
 
 _REPEATS = 3
 
 
-def float_step_seconds(unit: Unit, inputs: torch.Tensor, targets: torch.Tensor, micro_batch: int) -> list[float]:
+def float_step_seconds(unit: Unit, inputs: Data, targets: Data, micro_batch: int) -> list[float]:
     """Seconds of forward, backward and Adam of one float unit, ``_REPEATS`` times after a warm-up.
 
     Args:
@@ -53,8 +54,8 @@ def float_step_seconds(unit: Unit, inputs: torch.Tensor, targets: torch.Tensor, 
     for _ in range(_REPEATS + 1):
         started = time.perf_counter()
         optimizer.zero_grad()
-        for some, wanted in zip(torch.split(inputs, micro_batch), torch.split(targets, micro_batch), strict=True):
-            (reconstruction_loss(unit.module(some), wanted) * (len(some) / len(inputs))).backward()
+        for start in range(0, _images(inputs), micro_batch):
+            _share_of_loss(unit, inputs, targets, slice(start, start + micro_batch)).backward()
         optimizer.step()
         durations.append(time.perf_counter() - started)
     for weight, value in zip(weights, kept, strict=True):
@@ -62,6 +63,26 @@ def float_step_seconds(unit: Unit, inputs: torch.Tensor, targets: torch.Tensor, 
         weight.grad = None
         weight.copy_(value)
     return durations[1:]
+
+
+def _images(data: Data) -> int:
+    return len(next(iter(data.values())))
+
+
+def _share_of_loss(unit: Unit, inputs: Data, targets: Data, rows: slice) -> torch.Tensor:
+    """What ``rows`` add to the mean loss of all."""
+    some = {name: tensor[rows] for name, tensor in inputs.items()}
+    losses = [reconstruction_loss(output, targets[name][rows]) for name, output in unit(some).items()]
+    return torch.stack(losses).sum() * (_images(some) / _images(inputs))
+
+
+def stage_step_seconds(stage: TuningStage) -> list[float]:
+    """Seconds of the float step of the unit that ``stage`` is at, on the first images and as many at once."""
+    size, schedule = stage.schedule.batch_size, stage.schedule
+    at_once = schedule.micro_batch or (16 if stage.device.type == "cpu" else size)
+    unit = stage.target.units[stage.plan[stage.current_epoch]]
+    inputs, targets = (moved(rows[:size], stage.device) for rows in (stage.float_inputs, stage.targets))
+    return float_step_seconds(unit, inputs, targets, at_once)
 
 
 class FloatSteps(Callback):
@@ -89,10 +110,7 @@ class FloatSteps(Callback):
         if not isinstance(stage, TuningStage):
             return
         started = time.perf_counter()
-        size = stage.schedule.batch_size
-        unit = stage.target.units[stage.plan[stage.current_epoch]]
-        durations = float_step_seconds(unit, stage.float_inputs[:size], stage.targets[:size], stage.micro_batch)
-        self.seconds[stage.title, unit.name] += durations
+        self.seconds[stage.name, stage.unit.name] += stage_step_seconds(stage)
         self.spent += time.perf_counter() - started
 
     def step(self, stage: str, unit: str) -> float:

@@ -29,7 +29,7 @@ SHORT = (
     *("--model.batch_size", "16"),
     *("--data.calibration_images", "16"),
     *("--data.evaluation_images", "20"),
-    *("--baselines", "false"),
+    *("--baselines", "[]"),
 )
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import speed
 import torch
-from isvit_lightning.recipe.method import Bits, Method
 from steps import fit
 from timm.models.vision_transformer import VisionTransformer
 
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.networks import VIT_DIGITS
-from isvit_lightning.stages import Calibration, Schedule, calibrate_network
+from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
+from isvit_lightning.stages import Schedule
 
 PLOT = Path(__file__).parent.parent / "docs" / "linearity.svg"
 SERIES = {"images": (128, 256, 512, 1024), "iterations": (8, 16, 32, 64), "depth": (2, 4, 6, 8)}
@@ -49,7 +50,8 @@ def cost(images: int, iterations: int, depth: int) -> float:
     """Processor seconds of a calibration of a small ViT with random weights."""
     torch.manual_seed(0)
     model = VisionTransformer(**{**VIT_DIGITS, "depth": depth}).eval()
-    calibration = Calibration(model, torch.randn(images, 3, 32, 32), Bits(4, 4), Method(), Schedule(iterations, 16))
+    drawn, recipe = torch.randn(images, 3, 32, 32), read_recipe("isvit")
+    calibration = Calibration(model, drawn, Bits(4, 4), recipe, Schedule(iterations, 16))
     ranges = CalibrateQuantizers()
     started = time.process_time()
     calibrate_network(calibration, lambda stage: fit(stage, ranges))

@@ -13,15 +13,16 @@ import sys
 
 import speed
 import torch
-from isvit_lightning.recipe.method import Bits, Method
 from steps import Precision, StepTimes, fit
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
-from isvit_lightning.networks import open_float, open_quantized
-from isvit_lightning.stages import Calibration, Schedule, WeightStage, calibrate_network
+from isvit_lightning.networks import open_float
+from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
+from isvit_lightning.stages import Schedule, TuningStage, Work
 
 BOTH: tuple[Precision, Precision] = ("32-true", "bf16-mixed")
 
@@ -35,11 +36,12 @@ def top1(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> floa
 
 def step_seconds(model: nn.Module, images: torch.Tensor, bits: int, iterations: int) -> dict[str, float]:
     """Median seconds of a step of stage 3 on the second block, by precision, from fits by turns."""
-    times = {precision: StepTimes() for precision in BOTH}
+    times, recipe = {precision: StepTimes() for precision in BOTH}, read_recipe("isvit")
     for _ in range(3):
         for precision in BOTH:
-            quantized = open_quantized(model, Bits(bits, bits), Method())
-            stage = WeightStage(quantized, open_float(model), images[:64], Schedule(iterations, 32), Method())
+            quantized = recipe.open(model, Bits(bits, bits))
+            work = Work(quantized, open_float(model), images[:64], Schedule(iterations, 32), number=len(recipe.steps))
+            stage = TuningStage(recipe.steps[-1], work)
             stage.plan = [[unit.name for unit in quantized.units].index("blocks.1")]
             fit(stage, CalibrateQuantizers(), times[precision], precision=precision)
     return {precision: statistics.median(times[precision].seconds) for precision in BOTH}
@@ -58,7 +60,7 @@ def measure(bits: int, iterations: int = 50, calibration: int = 256, evaluation:
     held_out, labels = (part[:evaluation] for part in digit_images("held_out"))
     accuracies = {}
     for precision in BOTH:
-        setting = Calibration(model, images, Bits(bits, bits), Method(), Schedule(iterations, 32))
+        setting = Calibration(model, images, Bits(bits, bits), read_recipe("isvit"), Schedule(iterations, 32))
         network = calibrate_network(
             setting, lambda stage, precision=precision: fit(stage, CalibrateQuantizers(), precision=precision)
         )

@@ -24,11 +24,9 @@ from pathlib import Path
 
 import speed
 import torch
-import yaml
 
 from isvit_lightning.export.artifact import load
 from isvit_lightning.networks import quantizers
-from isvit_lightning.quantizers import Role
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DIGITS = ("--config", str(CONFIGS / "quickstart.yaml"), "--model.iterations", "50")
@@ -36,7 +34,7 @@ VIT_S = (
     *("--config", str(CONFIGS / "bits" / "w4a4.yaml"), "--config", str(CONFIGS / "cifar10" / "vit_small.yaml")),
     *("--model.iterations", "8", "--data.calibration_images", "128"),
 )
-FLOAT_INPUTS = ("--model.method.stage1.inputs", "float")
+FLOAT_INPUTS = ("--model.recipe.changes", "{stage1: {inputs: {read: float}}}")
 RUNS = {
     "ViT of the digits": DIGITS,
     "the same, stage 1 on float inputs": (*DIGITS, *FLOAT_INPUTS),
@@ -66,11 +64,9 @@ def fit(arguments: Sequence[str], processes: int, directory: Path) -> dict[str, 
 
 def wanted(directory: Path) -> dict[str, float]:
     """Smallest ratio that is expected of each stage of a run."""
-    method = yaml.safe_load((directory / "config.yaml").read_text())["model"]["method"]
-    return {
-        stage: SHARED_UNITS if (stage, method[stage]["inputs"]) == ("stage1", "float") else SHARED_IMAGES
-        for stage in STAGES
-    }
+    recipe = json.loads((directory / "calibration.json").read_text())["run"]["model"]["recipe"]
+    reads = {step["name"]: step["inputs"]["read"] for step in recipe["steps"] if step["name"] in STAGES}
+    return {stage: SHARED_UNITS if (stage, reads[stage]) == ("stage1", "float") else SHARED_IMAGES for stage in STAGES}
 
 
 def weight_codes(directory: Path) -> torch.Tensor:
@@ -80,7 +76,7 @@ def weight_codes(directory: Path) -> torch.Tensor:
         [
             quantizer.encode(model.get_parameter(f"{name.rpartition('.')[0]}.weight")).flatten()
             for name, quantizer in quantizers(model).items()
-            if quantizer.role is Role.WEIGHT
+            if quantizer.role.weight
         ]
     )
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import speed
 import timm
 import torch
-from isvit_lightning.recipe.method import Bits, Method
 from torch import nn
 
-from isvit_lightning.networks import calibrate_weights, open_quantized
+from isvit_lightning.networks import calibrate_weights
+from isvit_lightning.recipe import Bits, read_recipe
 
 LIMIT_SECONDS = 5.0
 
@@ -42,7 +42,7 @@ def measure(model: nn.Module, widths: Sequence[int] = (3, 4, 6)) -> list[speed.R
     """One row for each width."""
     rows: list[speed.Row] = []
     for bits in widths:
-        opened = open_quantized(model, Bits(bits, bits), Method())
+        opened = read_recipe("isvit").open(model, Bits(bits, bits))
         weights = [p for p in opened.model.parameters() if p.dim() >= 2]
         sorting = seconds(lambda: [weight.flatten(1).sort(dim=1) for weight in weights])  # noqa: B023 - called at once
         before = time.process_time()

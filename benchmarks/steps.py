@@ -22,17 +22,17 @@ from typing import Any, Literal, cast
 import speed
 import timm
 import torch
-from calibration import FloatSteps, float_step_seconds
-from isvit_lightning.recipe.method import Bits, Method
-from isvit_lightning.stages.reparameterize import reparameterize
+from calibration import FloatSteps, stage_step_seconds
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from isvit_lightning.callbacks import CalibrateQuantizers
 from isvit_lightning.embedded.networks import build_network
-from isvit_lightning.networks import calibrate_activations, open_float, open_quantized, switch
+from isvit_lightning.networks import open_float
+from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
 from isvit_lightning.sources.source import NetworkSource
-from isvit_lightning.stages import Calibration, Schedule, UnitStage, WeightStage, calibrate_network
+from isvit_lightning.stages import Fold, Ranges, Schedule, Tune, TuningStage, UnitStage, Work
 from isvit_lightning.system.heap import keep_one_heap
 
 DATA = Path(os.environ.get("ISVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -113,13 +113,8 @@ class Turns(StepTimes):
         """Stop the clock; every few steps, let the float unit have its turn."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if batch_idx % self.every == 0:
-            stage = cast("WeightStage", pl_module)
-            unit = stage.target.units[stage.plan[stage.current_epoch]]
-            size = stage.schedule.batch_size
             with torch.enable_grad():
-                self.float += float_step_seconds(
-                    unit, stage.float_inputs[:size], stage.targets[:size], stage.micro_batch
-                )
+                self.float += stage_step_seconds(cast("TuningStage", pl_module))
 
 
 def fit(stage: UnitStage, *callbacks: Callback, precision: Precision = "32-true") -> None:
@@ -160,15 +155,15 @@ class Timing:
 def time_unit(kind: Kind, compiled: bool, iterations: int = 16, every: int = 4) -> Timing:
     """Steps of the unit of ``kind``."""
     torch.manual_seed(0)
-    model, method = kind.build().eval(), Method()
+    model, recipe = kind.build().eval(), read_recipe("isvit")
     images = torch.randn(2 * kind.batch_size, 3, kind.size, kind.size)
-    quantized = open_quantized(model, Bits(4, 4), method)
-    switch(quantized.model, weights=False, activations=True)
-    calibrate_activations(quantized.model, lambda: quantized.walk(images[:8]))
-    for pair in quantized.pairs:
-        reparameterize(pair, method.statistic, method.round_zero_point)
-    schedule = Schedule(iterations, kind.batch_size, compile_units=compiled)
-    stage = WeightStage(quantized, open_float(model), images, schedule, method)
+    schedule = Schedule(iterations, kind.batch_size, compile=compiled)
+    quantized = recipe.open(model, Bits(4, 4))
+    work = Work(quantized, open_float(model), images, schedule, range_images=8, number=len(recipe.steps))
+    (tune,) = (step for step in recipe.steps if isinstance(step, Tune) and step.weights)
+    for step in (Ranges(), *(step for step in recipe.steps if isinstance(step, Fold))):
+        step.take(work, cast("Callable[[Any], None]", fit))
+    stage = TuningStage(tune, work)
     stage.plan = [[unit.name for unit in quantized.units].index(kind.unit)]
     turns = Turns(every)
     fit(stage, CalibrateQuantizers(), turns)
@@ -200,7 +195,7 @@ def time_calibration(iterations: int = 20, images: int = 128) -> speed.Row:
         build_network("vit_digits"),
         torch.randn(images, 3, 32, 32),
         Bits(4, 4),
-        Method(),
+        read_recipe("isvit"),
         Schedule(iterations, batch_size),
     )
     ranges = CalibrateQuantizers()

@@ -1,10 +1,11 @@
 """What tests of the command line share."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
-from isvit_lightning.cli import main
+from isvit_lightning.cli import IsvitCLI, chosen_program, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
@@ -22,3 +23,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert lines[0].startswith("isvit: ")
     assert "Traceback" not in printed.out + printed.err
     return lines[0]
+
+
+def parsed(command: str) -> IsvitCLI:
+    """The program of a command line of ``isvit fit`` as text, with everything configured and nothing done."""
+    verb, *arguments = shlex.split(command.removeprefix("isvit "))
+    assert verb == "fit"
+    for option in ("--resume", "--baselines", "--evaluate"):  # those of the verb itself
+        if option in arguments:
+            place = arguments.index(option)
+            del arguments[place : place + 2]
+    return chosen_program(arguments)(arguments, run=False)

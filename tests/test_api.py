@@ -13,8 +13,8 @@ from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import quantizers
-from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe.method import Bits, Method, Tuning, repq
+from isvit_lightning.quantizers import Log
+from isvit_lightning.recipe import Bits, read_recipe, record_of
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 
 
@@ -36,9 +36,9 @@ def test_three_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bits", "widths"), [(3, Bits(3, 3)), (Bits(4, 6), Bits(4, 6))])
 def test_bits_are_one_number_or_two(bits: int | Bits, widths: Bits) -> None:
     quantized = quick(tiny_vit(), image_batch(16, 4), bits=bits)
-    assert quantized.bits == widths
+    assert quantized.record["bits"] == record_of(widths)
     for quantizer in quantizers(quantized).values():
-        assert quantizer.bits == (widths.weight if quantizer.role is Role.WEIGHT else widths.activation)
+        assert quantizer.bits == (widths.weight if quantizer.role.weight else widths.activation)
 
 
 def test_batches_are_as_good_as_one_tensor() -> None:
@@ -56,9 +56,19 @@ def test_the_seed_decides_the_draws() -> None:
     assert not torch.equal(logits[0], logits[2])
 
 
-def test_the_method_is_used_and_kept() -> None:
-    quantized = quick(tiny_vit(), image_batch(16, 4), method=repq())
-    assert quantized.method == repq()
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_recipe_is_used_and_kept(by_name: bool) -> None:
+    recipe = read_recipe("repq")
+    quantized = quick(tiny_vit(), image_batch(16, 4), recipe="repq" if by_name else recipe, seed=3)
+    assert quantized.record["recipe"] == record_of(recipe)
+    assert (quantized.record["seed"], quantized.record["schedule"]["iterations"]) == (3, 1)
+    formats = {quantizer.format for quantizer in quantizers(quantized).values() if quantizer.role.name == "attn_prob"}
+    assert formats == {Log(steps_per_octave=2)}
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(IsvitError, match=r"no recipe isvitt, expected one of .*isvit"):
+        quick(tiny_vit(), image_batch(16, 4), recipe="isvitt")
 
 
 def test_the_network_is_left_untouched() -> None:
@@ -119,7 +129,11 @@ def test_an_unsupported_network_is_refused() -> None:
         quick(nn.Sequential(nn.Conv2d(3, 4, 3)), image_batch(16, 4))
 
 
-def test_tuning_may_be_switched_off() -> None:
-    off = Tuning(enabled=False)
-    quantized = quick(tiny_vit(), image_batch(16, 4), method=Method(stage1=off, stage3=off, reparameterize=False))
+def test_a_recipe_without_tuning() -> None:
+    network, images = tiny_vit(), image_batch(16, 4)
+    quantized = quick(network, images, recipe="round_to_nearest")
     assert all(quantizer.calibrated for quantizer in quantizers(quantized).values())
+    tuned = quick(network, images)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(quantized.model.get_parameter(name), parameter)
+    assert not torch.equal(tuned.model.get_parameter("head.weight"), network.head.weight)

@@ -1,66 +1,32 @@
-"""Accuracies count images, whatever the classes are; runs are found by folder or by file."""
+"""Classifiers are measured by accuracy, and by their distance to the float network."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from isvit_lightning.classifier import Classifier, Evaluator, per_cent, run_directory
+from isvit_lightning.classifier import Classification, Classifier, rounded
+from isvit_lightning.data import DigitsDataModule
+from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.sources.preprocessing import Preprocessing
 from isvit_lightning.sources.source import NetworkSource
+from isvit_lightning.stages import Schedule
+from isvit_lightning.storage.caches import Caches
 from tests.helpers import quiet_trainer
 
-
-def accuracies(logits: torch.Tensor, labels: list[int], batch_size: int = 3) -> dict[str, float]:
-    """Top-1 and top-5 of a network that returns its input."""
-    data = DataLoader(TensorDataset(logits, torch.tensor(labels)), batch_size=batch_size)
-    evaluator = Evaluator(nn.Identity(), logits.shape[1])
-    tested = per_cent(quiet_trainer().test(evaluator, data, verbose=False)[0])
-    assert per_cent(quiet_trainer().validate(evaluator, data, verbose=False)[0]) == tested
-    return tested
+ISVIT = read_recipe("isvit")
 
 
-def one_hot(classes: list[int], width: int) -> torch.Tensor:
-    return torch.eye(width)[classes]
-
-
-def test_images_count_and_not_classes() -> None:
-    # Nine images of class 0 are right, one of class 1 is wrong: 90 % of the images, 50 % on average over classes.
-    assert accuracies(one_hot([0] * 10, 6), [0] * 9 + [1])["top1"] == 90
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_batches_of_any_size_count_the_same(batch_size: int) -> None:
-    logits, labels = torch.randn(10, 8), torch.randint(8, (10,)).tolist()
-    order = logits.argsort(dim=1, descending=True)
-    top1 = sum(int(order[i, 0]) == label for i, label in enumerate(labels))
-    top5 = sum(label in order[i, :5].tolist() for i, label in enumerate(labels))
-    assert accuracies(logits, labels, batch_size) == {"top1": 10.0 * top1, "top5": 10.0 * top5}
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 5])
-def test_up_to_five_classes_are_always_among_the_first_five(classes: int) -> None:
-    labels = [index % classes for index in range(8)]
-    found = accuracies(one_hot([0] * 8, classes), labels)
-    assert found["top5"] == 100
-    assert found["top1"] == pytest.approx(100 * labels.count(0) / 8)
-
-
-def test_per_cent_rounds_to_a_thousandth() -> None:
-    assert per_cent({"top1": 1 / 3, "top5": 1.0, "other": 2.0}) == {"top1": 33.333, "top5": 100.0}
-
-
-@pytest.mark.parametrize("labeled", [True, False])
-def test_predictions_are_probabilities(labeled: bool) -> None:
-    logits = torch.randn(5, 4)
-    data: Any = TensorDataset(logits, torch.zeros(5).long()) if labeled else TensorDataset(logits)
-    batches = quiet_trainer().predict(Evaluator(nn.Identity(), 4), DataLoader(data, batch_size=2))
-    assert batches is not None
-    assert torch.allclose(torch.cat(batches), logits.softmax(dim=1))
+def test_shares_are_rounded_to_a_thousandth_of_a_per_cent() -> None:
+    metrics = {"top1": 1 / 3, "top5": 1.0, "agreement": 2 / 3, "kl": 1 / 7, "other": 2.0}
+    assert rounded(metrics) == {"top1": 33.333, "top5": 100.0, "agreement": 66.667, "kl": 0.142857}
+    assert rounded({"kl": torch.tensor(0.5), "agreement": 1.0}) == {"agreement": 100.0, "kl": 0.5}  # type: ignore[dict-item]
+    assert rounded({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -69,28 +35,63 @@ def test_predictions_are_probabilities(labeled: bool) -> None:
 )
 def test_numbers_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(IsvitError, match=rf"model\.{name} is {value}, expected at least 1"):
-        Classifier(NetworkSource("vit_digits"), **{name: value})
+        Classifier(NetworkSource("vit_digits"), ISVIT, **{name: value})
 
 
 def test_defaults() -> None:
-    classifier = Classifier(NetworkSource("vit_digits"))
-    assert (classifier.bits, classifier.method, classifier.micro_batch) == (Bits(), Method(), None)
+    source = NetworkSource("vit_digits")
+    classifier = Classifier(source, ISVIT)
+    assert (classifier.source, classifier.recipe, classifier.bits) == (source, ISVIT, Bits())
+    assert classifier.schedule == Schedule(1000, 64, None, Caches(), compile=False)
+    assert classifier.task.float_logits is None
 
 
-def test_a_run_is_named_by_its_folder_or_its_file(tmp_path: Path) -> None:
-    (tmp_path / "quantized.safetensors").write_bytes(b"")
-    assert run_directory(str(tmp_path)) == tmp_path
-    assert run_directory(str(tmp_path / "quantized.safetensors")) == tmp_path
+def test_the_schedule_is_told_field_by_field() -> None:
+    caches = Caches(where="recompute")
+    given: dict[str, Any] = {"iterations": 3, "batch_size": 2, "micro_batch": 1, "caches": caches, "compile": True}
+    assert Classifier(NetworkSource("vit_digits"), ISVIT, Bits(2, 3), **given).schedule == Schedule(**given)
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "alone.safetensors").write_bytes(b"")
-    for given in (
-        tmp_path / "absent",
-        tmp_path / "empty",
-        tmp_path / "empty" / "quantized.safetensors",
-        tmp_path / "alone.safetensors",
-    ):
-        with pytest.raises(IsvitError, match=r"holds no finished run; expected .*--ckpt_path"):
-            run_directory(str(given))
+def measured(task: Classification, network: nn.Module, images: int = 50, **options: Any) -> dict[str, float]:
+    data = DigitsDataModule(evaluation_images=images, batch_size=20, workers=0)
+    data.attach(Preprocessing.of(embedded_network("vit_digits")))
+    return task.measure(network, data, quiet_trainer(), **options)
+
+
+def test_the_float_network_is_measured_first_and_compared_with() -> None:
+    task, network = Classification(), embedded_network("vit_digits")
+    alone = measured(task, network)
+    assert alone.keys() == {"top1", "top5"}
+    assert task.float_logits is None
+    assert measured(task, network, is_float=True) == alone
+    assert task.float_logits is not None
+    assert [len(batch) for batch in task.float_logits] == [20, 20, 10]
+    assert measured(task, network) == {**alone, "agreement": 100.0, "kl": 0.0}
+    with torch.no_grad():
+        network.head.weight.mul_(0.5)
+    changed = measured(task, network)
+    assert changed["kl"] > 0
+    assert [len(batch) for batch in task.float_logits] == [20, 20, 10]
+    # Measured as the float one, it is compared with nothing, and is what later ones are compared with.
+    assert measured(task, network, is_float=True).keys() == {"top1", "top5"}
+    assert measured(task, network)["kl"] == 0
+
+
+def test_other_images_than_those_of_the_float_network_are_refused() -> None:
+    task, network = Classification(), embedded_network("vit_digits")
+    measured(task, network, is_float=True)
+    with pytest.raises(IsvitError, match="measured on other images: a batch of 10 instead of 15, expected the same"):
+        measured(task, network, images=55)
+
+
+def test_other_classes_than_those_of_the_images_are_refused() -> None:
+    network, trainer = embedded_network("vit_digits"), quiet_trainer()
+    for classes in (9, 11):
+        data: Any = SimpleNamespace(num_classes=classes)
+        with pytest.raises(IsvitError, match=rf"have {classes} classes but the network has 10, expected as many"):
+            Classification().measure(network, data, trainer)
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IsvitError, match="does not exist"):
+        Classification().load(tmp_path)

@@ -108,19 +108,29 @@ def test_a_missing_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_an_unknown_key_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for key in ("model.invented", "data.invented", "trainer.invented", "invented", "model.method.stage1.invented"):
+    for key in (
+        "model.invented",
+        "data.invented",
+        "trainer.invented",
+        "invented",
+        "model.recipe.invented",
+        "model.recipe.steps.invented",
+    ):
         assert "invented" in refused(["fit", "--config", QUICKSTART, f"--{key}", "3"], capsys)
 
 
-@pytest.mark.parametrize("section", ["model", "data", "trainer", "top", "method", "network"])
+@pytest.mark.parametrize("section", ["model", "data", "trainer", "top", "recipe", "placement", "changes", "network"])
 def test_an_unknown_key_in_a_configuration(section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = yaml.safe_load(Path(QUICKSTART).read_text())
+    recipe = content["model"].setdefault("recipe", {})
     place = {
         "model": content["model"],
         "data": content["data"]["init_args"],
         "trainer": content["trainer"],
         "top": content,
-        "method": content["model"].setdefault("method", {}),
+        "recipe": recipe,
+        "placement": recipe.setdefault("placement", {}).setdefault("query", {}),
+        "changes": recipe.setdefault("changes", {}).setdefault("stage1", {}),
         "network": content["model"]["network"],
     }[section]
     place["invented"] = 3
@@ -147,8 +157,18 @@ def test_bits_outside_2_to_8(bits: int, kind: str, capsys: pytest.CaptureFixture
     [
         ["--model.iterations", "0"],
         ["--model.iterations", "many"],
-        ["--model.method.softmax", "log3"],
-        ["--model.method.stage1.learning_rate", "-1"],
+        ["--model.recipe.placement.attn_prob.format", "log3"],
+        ["--model.recipe.placement.attn_prob.granularity", "row"],
+        ["--model.recipe.placement.attn_prob.bits", "9"],
+        ["--model.recipe.placement.others", "{box_head_in: {}}"],
+        ["--model.recipe.reconstruct", "neck"],
+        ["--model.recipe.range_images", "0"],
+        ["--model.recipe.changes", "{stage1: {trainables: {learning_rate: -1}}}"],
+        ["--model.recipe.changes", "{stage4: {iterations: 1}}"],
+        ["--model.recipe.changes", "{stage1: {inputs: {read: flaot}}}"],
+        ["--model.recipe.changes", "{stage1: {recalibrate: sometimes}}"],
+        ["--model.recipe.changes", "{stage2: {statistic: mode}}"],
+        ["--baselines", "false"],
         ["--model.network.name", "vit_didgits"],
         ["--data.calibration_images", "0"],
         ["--seed_everything", "soon"],
@@ -156,8 +176,18 @@ def test_bits_outside_2_to_8(bits: int, kind: str, capsys: pytest.CaptureFixture
     ids=" ".join,
 )
 def test_values_that_make_no_sense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(["fit", "--config", QUICKSTART, *arguments], capsys)
+    line = refused(["fit", "--config", QUICKSTART, *SMALL, *arguments], capsys)
     assert arguments[0].rpartition(".")[2].removeprefix("--") in line or arguments[1] in line
+
+
+def test_a_baseline_that_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["fit", "--config", QUICKSTART, *SMALL, "--baselines", "[absent]"], capsys)
+    assert "There is no recipe absent, expected one of" in line
+    assert "round_to_nearest" in line
+    for name, content in (("bits", "model: {bits: {weight: 3}}"), ("steps", "model: {recipe: {steps: [1]}}")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(content)
+        assert str(path) in refused(["fit", "--config", QUICKSTART, *SMALL, "--baselines", f"[{path}]"], capsys)
 
 
 @pytest.mark.parametrize("arguments", [[], ["fitt"], ["fit"]], ids=["none", "typo", "no_network"])
@@ -200,8 +230,8 @@ def older(quickstart_run: Path, tmp_path: Path) -> Path:
     copy = Path(shutil.copytree(quickstart_run, tmp_path / "older"))
     config = yaml.safe_load((copy / "config.yaml").read_text())
     model = config["model"]
-    del model["bits"]["parts"], model["method"]["reconstruct"], model["method"]["stage3"]["range_learning_rate"]
-    del model["network"]["interpolation"]
+    del model["recipe"]["reconstruct"], model["recipe"]["steps"][2]["init_args"]["range_learning_rate"]
+    del model["recipe"]["placement"]["key"]["bits"], model["network"]["interpolation"]
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     return copy
 
@@ -213,8 +243,10 @@ def test_a_run_of_an_earlier_version_has_the_defaults_of_later_keys(older: Path)
 @pytest.mark.parametrize(
     ("option", "section"),
     [
-        ("method.reconstruct=all", "method"),
-        ("method.stage3.range_learning_rate=0.5", "method"),
+        ("recipe.reconstruct=all", "recipe"),
+        ("recipe.changes={stage3: {range_learning_rate: 0.5}}", "recipe"),
+        ("recipe.placement.key.bits=8", "recipe"),
+        ("recipe.placement.others={box_head_in: {bits: 8}}", "recipe"),
         ("bits.weight=8", "bits"),
     ],
 )

@@ -9,8 +9,9 @@ import torch
 import yaml
 
 import isvit_lightning
-from isvit_lightning.cli import IsvitCLI, main
+from isvit_lightning.cli import main
 from isvit_lightning.embedded.networks import embedded_network
+from tests.command_line import parsed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,8 +36,7 @@ def test_the_readme_has_a_main_and_a_test_command() -> None:
 def test_every_fit_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["isvit"])
-    cli = IsvitCLI(shlex.split(command)[2:], run=False)
-    assert cli.model.iterations >= 1
+    assert parsed(command).model.schedule.iterations >= 1
 
 
 def test_the_main_command_prints_the_table(
@@ -47,7 +47,7 @@ def test_the_main_command_prints_the_table(
     command = next(line for line in commands() if line.endswith("configs/quickstart.yaml"))
     assert main([*shlex.split(command)[1:], *short, "--trainer.default_root_dir", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert all(row in printed for row in ("float", "round to nearest", "RepQ-style", "I&S-ViT"))
+    assert all(row in printed for row in ("float", "round to nearest", "repq", "stage1", "isvit"))
     assert main(["test", "--ckpt_path", str(tmp_path)]) == 0
 
 

@@ -115,7 +115,10 @@ def load(
         if architecture is None:
             raise IsvitError(f"{path} does not name its architecture; pass the float network as `network`.")
         network = architecture.build()
-    opened = open_by_specs(network, specs, tensors)
+    try:
+        opened = open_by_specs(network, specs, tensors)
+    except IsvitError as error:
+        raise IsvitError(f"{path}: {error}") from None
     _fill(opened.model, tensors, path)
     return QuantizedNetwork(opened.model, architecture, preprocessing, record)
 
@@ -164,12 +167,14 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> Non
         if strangers:
             raise IsvitError(_other_network(path, strangers[0]))
         for layer, quantizer in layers.items():
-            words, shape, parameter = packed[layer], shapes[layer], model.get_parameter(f"{layer}.weight")
+            words, shape = packed[layer], shapes[layer]
             if words is None or shape is None or words.dtype != torch.int32:
                 raise IsvitError(_other_network(path, f"{layer}.weight"))
-            if shape.tolist() != list(parameter.shape):
+            parameter, bits = model.get_parameter(f"{layer}.weight"), _packed_bits(quantizer)
+            columns = parameter[0].numel()
+            if shape.tolist() != list(parameter.shape) or words.shape != (len(parameter), -(-columns // (32 // bits))):
                 raise IsvitError(_other_network(path, f"{layer}.weight"))
-            codes = unpack(words, _packed_bits(quantizer), parameter[0].numel()).view(parameter.shape)
+            codes = unpack(words, bits, columns).view(parameter.shape)
             parameter.copy_(quantizer.decode(codes))
     except RuntimeError as error:
         raise IsvitError(

@@ -6,6 +6,8 @@ import torch
 
 from isvit_lightning.errors import IsvitError
 
+_MOST = 2**31
+
 
 @dataclass(frozen=True)
 class PerTensor:
@@ -44,6 +46,8 @@ class PerChannel:
     def __post_init__(self) -> None:
         if self.axis >= 0:
             raise IsvitError(f"The axis of PerChannel is counted from the end; got {self.axis}, expected -1 or less.")
+        if not 0 < self.size < _MOST:
+            raise IsvitError(f"A quantizer has {self.size} scales, expected 1 or more: correct its granularity.")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -90,6 +90,8 @@ def _made(kinds: Mapping[str, type], values: Mapping[str, Any]) -> object:
 
 
 def _role(values: Mapping[str, Any]) -> Role:
+    if set(values) != {"name", "weight"}:
+        raise TypeError(f"a role has {', '.join(sorted(values))}")
     return Role(_of_type(str, values["name"]), _of_type(bool, values["weight"]))
 
 

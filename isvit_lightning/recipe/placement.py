@@ -97,6 +97,9 @@ class Placement:
         linear_in: inputs of linear layers of all other roles.
         map_in: inputs of convolutions of all other roles.
         others: what is different for roles beside these, by name.
+
+    Raises:
+        IsvitError: others names a role that has a field.
     """
 
     weight: Choice = field(default_factory=_weight)
@@ -115,6 +118,14 @@ class Placement:
     linear_in: Choice = field(default_factory=Choice)
     map_in: Choice = field(default_factory=Choice)
     others: dict[str, Variant] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = sorted(self.others.keys() & {entry.name for entry in fields(self)})
+        if own:
+            raise IsvitError(
+                f"model.recipe.placement.others names {own[0]}, expected roles that have no section of their own: "
+                f"change model.recipe.placement.{own[0]}."
+            )
 
     def of(self, role: Role, is_map: bool = False) -> Choice:
         """The choice for a tensor.
@@ -177,6 +188,6 @@ def _granularity(choice: Choice, role: Role, axes: Axes) -> Granularity:
     if found is None:
         raise IsvitError(
             f"A tensor of the role {role} has no grid for each {choice.granularity}, expected a granularity that it "
-            f"has, such as tensor: change model.recipe.placement.{role}.granularity."
+            f"has, such as tensor: change its granularity under model.recipe.placement."
         )
     return found

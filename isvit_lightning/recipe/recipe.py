@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from torch import nn
@@ -53,8 +55,10 @@ class Recipe:
             raise IsvitError(f"model.recipe.range_images is {self.range_images}, expected 1 or more: change it there.")
         names = [step.name for step in self.steps]
         unknown = sorted(self.changes.keys() - set(names))
-        # A configuration may hold changes for another recipe than the one that it is used with.
-        if unknown and not step_names().issuperset(unknown):
+        if unknown:
+            # A configuration may hold changes for another recipe than the one that it is used with.
+            unknown = sorted(set(unknown) - step_names())
+        if unknown:
             raise IsvitError(
                 f"model.recipe.changes names the step {unknown[0]}, expected one of {', '.join(names) or 'none'}: "
                 "correct it there."
@@ -106,12 +110,19 @@ def _check_order(steps: list[Step]) -> None:
             raise IsvitError(
                 f"Two steps of the recipe have the name {step.name}, expected a name each: change model.recipe.steps."
             )
-        step.check(steps[:index])
-    if not any(step.quantizes_weights for step in steps):
-        raise IsvitError(
-            "No step of the recipe quantizes weights, expected one: add a step Ranges of weights, or a step Tune with "
-            "weights, to model.recipe.steps."
-        )
+        if step.needs_ranges and not any(earlier.chooses_ranges for earlier in steps[:index]):
+            raise IsvitError(
+                f"The step {step.name} needs ranges of activations that nobody has chosen, expected a step before it "
+                "that chooses them: add one to model.recipe.steps, such as Ranges."
+            )
+    for what, done in (
+        ("quantizes weights", any(step.quantizes_weights for step in steps)),
+        ("chooses ranges of activations", any(step.chooses_ranges for step in steps)),
+    ):
+        if not done:
+            raise IsvitError(
+                f"No step of the recipe {what}, expected one: add a step Ranges or Tune to model.recipe.steps."
+            )
 
 
 def _changed(choice: _Choice, values: Mapping[str, Any], path: str) -> _Choice:
@@ -135,11 +146,26 @@ def _changed(choice: _Choice, values: Mapping[str, Any], path: str) -> _Choice:
 
 
 def _checked(value: Any, before: Any, kind: Any, path: str) -> Any:
-    """``value`` if it is of the kind of the one before; a whole number will do for a fraction."""
+    """``value`` if the annotation ``kind`` of a field allows it; a list stands for a tuple.
+
+    Raises:
+        IsvitError: it does not.
+    """
     if get_origin(kind) is Literal and value not in get_args(kind):
         names = ", ".join(map(str, get_args(kind)))
         raise IsvitError(f"model.recipe.changes.{path} is {value!r}, expected one of {names}: change it there.")
-    kinds = (int, float, type(None)) if before is None or isinstance(before, float) else type(before)
-    if isinstance(value, bool) is not isinstance(before, bool) or not isinstance(value, kinds):
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if get_origin(kind) is not Literal and not any(_is(value, one) for one in kinds):
         raise IsvitError(f"model.recipe.changes.{path} is {value!r}, expected a value such as {before!r}: change it.")
-    return value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether ``value`` is plain and of the type ``kind``; a whole number will do for a fraction."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if kind in (int, float):
+        numbers = int if kind is int else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)

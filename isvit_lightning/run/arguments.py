@@ -72,4 +72,5 @@ def default_directory(configs: Sequence[Any]) -> Path:
 
 def _split(argument: str) -> list[str]:
     name, equals, value = argument.partition("=")
-    return [name, value] if equals and name in ("--ckpt_path", "--config", "--program") else [argument]
+    name = "--config" if name == "-c" else name
+    return [name, value] if equals and name in ("--ckpt_path", "--config", "--program") else [name + equals + value]

@@ -238,6 +238,8 @@ class Runner:
         return network
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
+        steps = self.model.recipe.steps[:-1]
+        float_weights = {step.name: f"32/{self.model.bits.activation}" for step in steps if not step.quantizes_weights}
         return Results(
             self.directory / "results.json",
             self.model.source.title,
@@ -246,6 +248,7 @@ class Runner:
             {"calibration": calibration_images, "evaluation": self.data.num_evaluation_images if evaluate else 0},
             self.seed,
             self.model.schedule.iterations,
+            widths={"float": "32/32", **float_weights},
             columns=self.model.task.columns,
             packages=self.model.task.packages,
         )
@@ -292,8 +295,6 @@ class _StepRows:
 
     def show(self, step: Step, model: nn.Module) -> None:
         """Measure the row."""
-        if not step.quantizes_weights:
-            self._results.widths[step.name] = f"32/{self._results.bits.activation}"
         if self._measure is not None:
             self._measure(self._results, step.name, model)
 

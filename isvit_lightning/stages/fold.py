@@ -1,13 +1,11 @@
 """Stage 2 of SOS as a Lightning stage: folds each wire and measures what the fold changed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from typing_extensions import override
 
-from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import Unit
 from isvit_lightning.stages.passes import moved
 from isvit_lightning.stages.step import Fit, Step, Work
@@ -45,13 +43,15 @@ class Fold(Step):
     def has_row(self) -> bool:
         return False
 
+    @property
     @override
-    def check(self, before: Sequence[Step]) -> None:
-        if not before:
-            raise IsvitError(
-                f"The step {self.name} folds ranges of activations that nobody has chosen, expected a step that "
-                "chooses them before it: add one to model.recipe.steps."
-            )
+    def chooses_ranges(self) -> bool:
+        return False
+
+    @property
+    @override
+    def needs_ranges(self) -> bool:
+        return True
 
     @override
     def take(self, work: Work, fit: Fit) -> None:

@@ -1,6 +1,5 @@
 """The step that only chooses ranges."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,13 +34,15 @@ class Ranges(Step):
     def quantizes_weights(self) -> bool:
         return self.of == "weights"
 
+    @property
     @override
-    def check(self, before: Sequence[Step]) -> None:
-        if self.of == "weights" and not before:
-            raise IsvitError(
-                f"The step {self.name} needs ranges of activations before it, expected a step that chooses them: add "
-                "one to model.recipe.steps."
-            )
+    def chooses_ranges(self) -> bool:
+        return self.of == "activations"
+
+    @property
+    @override
+    def needs_ranges(self) -> bool:
+        return self.of == "weights"
 
     @override
     def take(self, work: Work, fit: Fit) -> None:

@@ -1,7 +1,7 @@
 """What a recipe is a list of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,16 @@ class Step(ABC):
         """Whether weights are quantized behind it."""
 
     @property
+    def chooses_ranges(self) -> bool:
+        """Whether activations have ranges behind it."""
+        return True
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether activations must have ranges before it."""
+        return False
+
+    @property
     def tunes(self) -> bool:
         """Whether it tunes unit by unit, so that the parts of a run are its units."""
         return False
@@ -58,13 +68,6 @@ class Step(ABC):
     def has_row(self) -> bool:
         """Whether the network behind it is worth a row of the results; not behind an exact rewrite."""
         return True
-
-    def check(self, before: Sequence["Step"]) -> None:  # noqa: B027 - most steps stand anywhere
-        """Refuse to stand behind the steps ``before``.
-
-        Raises:
-            IsvitError: it needs another one before it.
-        """
 
     @abstractmethod
     def take(self, work: Work, fit: Fit) -> None:

@@ -81,6 +81,11 @@ class Tune(Step):
 
     @property
     @override
+    def chooses_ranges(self) -> bool:
+        return self.activations
+
+    @property
+    @override
     def tunes(self) -> bool:
         return True
 

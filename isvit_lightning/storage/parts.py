@@ -147,7 +147,12 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
 
 
 def _flat(nested: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of a nested mapping by dotted key, as JSON text; tuples and lists are the same."""
+    """Leaves of a nested mapping by dotted key, as JSON text; items of a list of mappings by their name or place."""
+    if isinstance(nested, list | tuple) and any(isinstance(value, Mapping) for value in nested):
+        nested = {
+            str(value.get("name", index)) if isinstance(value, Mapping) else str(index): value
+            for index, value in enumerate(nested)
+        }
     if not isinstance(nested, Mapping):
         return {prefix: json.dumps(nested)}
     flat: dict[str, str] = {}

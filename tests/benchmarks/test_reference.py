@@ -1,9 +1,13 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+
+from tests.command_line import parsed
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -141,9 +145,15 @@ def test_tables_are_replaced_and_the_rest_of_the_page_stays(
             assert lines[4].startswith("| tiny | 3/3 |")
 
 
-def test_every_committed_entry_is_complete() -> None:
-    import yaml
+def test_every_committed_command_parses(monkeypatch: pytest.MonkeyPatch, own_arguments: None) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("ISVIT_DATA", "/nowhere/data")
+    for entry in yaml.safe_load((ROOT / "docs" / "reference.yaml").read_text()):
+        model = parsed(entry["command"]).model
+        assert (asdict(model.bits), model.schedule.iterations) == (entry["bits"], entry["iterations"])
 
+
+def test_every_committed_entry_is_complete() -> None:
     needed = {"network", "bits", "images", "iterations", "seed", "command", "date", "tolerance", "versions"}
     for entry in yaml.safe_load((ROOT / "docs" / "reference.yaml").read_text()):
         assert needed <= set(entry)

@@ -1,5 +1,6 @@
 """Every benchmark of speed and memory at a tiny setting, and the page that their tables fill."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,9 +142,10 @@ def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fit(arguments: Sequence[str], count: int, directory: Path) -> dict[str, float]:
         directory.mkdir(exist_ok=True)
-        inputs = arguments[-1] if "float" in arguments else "quantized"
-        method = {"stage1": {"inputs": inputs}, "stage3": {"inputs": "mixed"}}
-        (directory / "config.yaml").write_text(yaml.safe_dump({"model": {"method": method}}))
+        read = {"stage1": "float" if processes.FLOAT_INPUTS[1] in arguments else "quantized", "stage3": "mixed"}
+        steps = [{"name": "stage2"}, *({"name": name, "inputs": {"read": value}} for name, value in read.items())]
+        run = {"run": {"model": {"recipe": {"steps": steps}}}}
+        (directory / "calibration.json").write_text(json.dumps(run))
         (directory / "quantized.safetensors").write_bytes(b"the same")
         return {"stage1": 19.0 / count, "stage3": 14.0 if count == 1 else 10.0}
 

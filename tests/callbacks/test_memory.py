@@ -11,7 +11,7 @@ import torch
 from isvit_lightning.callbacks import ReturnMemory, let_go
 from isvit_lightning.stages import Schedule
 from tests.helpers import image_batch, tiny_vit
-from tests.stages.fitting import changed, make_stage, run, snapshot
+from tests.stages.fitting import STAGE3, changed, make_stage, run, snapshot
 
 
 class Node:
@@ -51,7 +51,7 @@ def test_the_result_is_the_same_and_finished_stages_hold_no_cache() -> None:
     ends = []
     for callbacks in ((), (ReturnMemory(),)):
         torch.manual_seed(0)
-        stage = run(make_stage("stage 3", model, images, Schedule(2, 4)), *callbacks)
+        stage = run(make_stage(STAGE3, model, images, Schedule(2, 4)), *callbacks)
         ends.append(snapshot(stage.network))
         assert len(stage.inputs) == len(stage.targets) == len(stage.float_inputs) == 0
     assert not changed(*ends)

@@ -1,6 +1,7 @@
 """Used codes, clipped share and SNR against tensors whose figures are known by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,17 @@ from lightning.pytorch.loggers import CSVLogger
 
 from isvit_lightning.callbacks import CalibrateQuantizers, WatchQuantizers
 from isvit_lightning.callbacks.watch import measure, measure_unit
-from isvit_lightning.networks import open_quantized, quantizers, switch
-from isvit_lightning.quantizers import PerChannel, UniformQuantizer
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.networks import SINGLE, Data, OpenedNetwork, quantizers, switch
+from isvit_lightning.quantizers import PerChannel, Quantizer
+from isvit_lightning.recipe import Bits, Choice
 from isvit_lightning.stages import Schedule
-from tests.helpers import image_batch, quantized_network, tiny_vit
-from tests.stages.fitting import make_stage, trainer_of
+from tests.helpers import DEFAULT_RECIPE, image_batch, quantized_network, quantizer_of, tiny_vit
+from tests.stages.fitting import STAGE3, make_stage, trainer_of
 
 
-def uniform(scale: float = 1.0, zero_point: float = 1.0, bits: int = 2) -> UniformQuantizer:
+def uniform(scale: float = 1.0, zero_point: float = 1.0, bits: int = 2) -> Quantizer:
     """Grid ``scale · (-zero_point … 2**bits - 1 - zero_point)``."""
-    quantizer = UniformQuantizer(bits)
+    quantizer = quantizer_of(bits=bits)
     quantizer.scale.fill_(scale)
     quantizer.zero_point.fill_(zero_point)
     quantizer.refresh()
@@ -60,7 +61,7 @@ def test_a_tensor_on_the_grid_has_a_finite_and_huge_snr() -> None:
 
 
 def test_each_channel_is_measured_on_its_own_grid() -> None:
-    quantizer = UniformQuantizer(2, PerChannel(2))
+    quantizer = quantizer_of(bits=2, granularity=PerChannel(2))
     quantizer.scale.copy_(torch.tensor([1.0, 10.0]).view_as(quantizer.scale))
     quantizer.zero_point.zero_()
     quantizer.refresh()
@@ -69,15 +70,20 @@ def test_each_channel_is_measured_on_its_own_grid() -> None:
     assert use.used_codes == 3
 
 
+@torch.no_grad()
+def read_by_second(network: OpenedNetwork, images: torch.Tensor) -> Data:
+    """What the second unit reads."""
+    first, second = network.units[:2]
+    return second.entered(first(first.entered({SINGLE: images})))
+
+
 def test_every_quantizer_that_is_on_is_measured() -> None:
     images = image_batch(16, 4)
     network = quantized_network(tiny_vit(), images)
-    unit = network.units[1]
-    with torch.no_grad():
-        inputs = unit.enter(network.units[0].module(network.units[0].enter(images)))
-    assert measure_unit(unit.module, inputs).keys() == quantizers(unit.module).keys()
+    unit, inputs = network.units[1], read_by_second(network, images)
+    assert measure_unit(unit, inputs).keys() == quantizers(unit.module).keys()
     switch(network.model, weights=False, activations=True)
-    uses = measure_unit(unit.module, inputs)
+    uses = measure_unit(unit, inputs)
     assert uses.keys() == {name for name in quantizers(unit.module) if "weight" not in name}
     assert all(1 < use.used_codes <= use.n_codes == 16 for use in uses.values())
     assert not any(quantizer._forward_pre_hooks for quantizer in quantizers(unit.module).values())
@@ -85,21 +91,37 @@ def test_every_quantizer_that_is_on_is_measured() -> None:
 
 def test_fractional_zero_points_are_left_out() -> None:
     images = image_batch(16, 4)
-    network = quantized_network(tiny_vit(), images, Bits(3, 3), Method(round_zero_point=False))
-    unit = network.units[1]
-    with torch.no_grad():
-        inputs = unit.enter(network.units[0].module(network.units[0].enter(images)))
-    left_out = quantizers(unit.module).keys() - measure_unit(unit.module, inputs).keys()
+    network = quantized_network(
+        tiny_vit(), images, Bits(3, 3), replace(DEFAULT_RECIPE, changes={"stage2": {"round_zero_point": False}})
+    )
+    unit, inputs = network.units[1], read_by_second(network, images)
+    left_out = quantizers(unit.module).keys() - measure_unit(unit, inputs).keys()
     assert left_out == {"attn.qkv.input_quantizer", "mlp.fc1.input_quantizer"}
 
 
 def test_figures_of_each_unit_are_logged(tmp_path: Path) -> None:
-    stage = make_stage("stage 3", tiny_vit(), image_batch(16, 6), Schedule(1, 4))
+    stage = make_stage(STAGE3, tiny_vit(), image_batch(16, 6), Schedule(1, 4))
     logger = CSVLogger(tmp_path, "logs", "stage3")
     trainer_of(stage, CalibrateQuantizers(), WatchQuantizers(images=3), logger=logger).fit(stage)
     columns = (tmp_path / "logs" / "stage3" / "metrics.csv").read_text().splitlines()[0].split(",")
-    for name in quantizers(open_quantized(tiny_vit(), Bits(), Method()).model):
+    for name in quantizers(DEFAULT_RECIPE.open(tiny_vit(), Bits()).model):
         unit = next(unit.name for unit in stage.quantized.units if name.startswith(f"{unit.name}."))
         rest = name.removeprefix(f"{unit}.")
         for key in ("low", "high", "used_codes", "n_codes", "clipped", "snr_db"):
             assert f"{unit}.{rest}/{key}" in columns
+
+
+def test_quantized_norms_are_measured_too() -> None:
+    images = image_batch(16, 4)
+    placement = replace(DEFAULT_RECIPE.placement, norm_in=Choice(bits=8))
+    network = quantized_network(tiny_vit(), images, recipe=replace(DEFAULT_RECIPE, placement=placement))
+    uses = measure_unit(network.units[1], read_by_second(network, images))
+    assert uses["norm1.input_quantizer"].n_codes == 256
+    assert uses["norm1.input_quantizer"].snr_db > 20
+
+
+def test_nothing_is_measured_without_a_logger() -> None:
+    stage = make_stage(STAGE3, tiny_vit(), image_batch(16, 4), Schedule(1, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isvit_lightning.callbacks.watch.measure", lambda *_: pytest.fail("measured"))
+        trainer_of(stage, CalibrateQuantizers(), WatchQuantizers()).fit(stage)

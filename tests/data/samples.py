@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from isvit_lightning.data.sources import LabeledImages, TensorSource
 from isvit_lightning.sources.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(input_size=(3, 8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+Store = Callable[[str, dict[str, bytes]], Path]
+"""Stores files by relative path under a name and returns where."""
 PNG = b"\x89PNG\r\n\x1a\n damaged"
 
 

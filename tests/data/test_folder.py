@@ -1,6 +1,4 @@
 import os
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +6,18 @@ import pytest
 import torch
 
 from isvit_lightning.data import ImageFolderDataModule
-from isvit_lightning.data.files import open_source
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.preprocessing import Preprocessing
-from tests.data.samples import PREPROCESSING, calibration_files, evaluation_files, png, values, write, write_tar
-
-Store = Callable[[str, dict[str, bytes]], Path]
+from tests.data.samples import (
+    PREPROCESSING,
+    Store,
+    calibration_files,
+    evaluation_files,
+    png,
+    values,
+    write,
+    write_tar,
+)
 
 
 def folder_data(
@@ -32,18 +36,6 @@ def labels(data: ImageFolderDataModule) -> dict[int, int]:
         for images, batch in data.test_dataloader()
         for value, label in zip(values(images), batch.tolist(), strict=True)
     }
-
-
-@pytest.fixture(params=["folder", "tar"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Stores files in a folder or in an archive and returns its path."""
-
-    def store(name: str, files: dict[str, bytes]) -> Path:
-        if request.param == "folder":
-            return write(tmp_path / name, files)
-        return write_tar(tmp_path / f"{name}.tar", files)
-
-    return store
 
 
 def test_calibration_images_lie_flat_or_nested(place: Store) -> None:
@@ -78,11 +70,6 @@ def test_labels_follow_the_sorted_class_folders(place: Store) -> None:
     assert data.num_classes == 3
 
 
-def test_a_folder_around_the_class_folders_is_looked_through(place: Store) -> None:
-    data = folder_data(evaluation=place("evaluation", {"all/these/cat/1.png": png(1), "all/these/dog/1.png": png(2)}))
-    assert labels(data) == {1: 0, 2: 1}
-
-
 def test_a_class_map_sets_the_order(place: Store, tmp_path: Path) -> None:
     class_map = tmp_path / "classes.txt"
     class_map.write_text("dog\nsea lion\nunseen\ncat\n")
@@ -92,45 +79,6 @@ def test_a_class_map_sets_the_order(place: Store, tmp_path: Path) -> None:
     assert data.num_classes == 4
 
 
-def test_a_class_that_the_map_lacks(place: Store, tmp_path: Path) -> None:
-    class_map = tmp_path / "classes.txt"
-    class_map.write_text("bird\ncat\n")
-    data = folder_data(evaluation=place("evaluation", evaluation_files()), class_map=class_map)
-    with pytest.raises(IsvitError, match=r"^The class folder dog of .* is not in the class map, .* data.class_map"):
-        data.test_dataloader()
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"), [(None, "cannot be read"), ("", "is empty"), ("cat\ndog\ncat\n", "names a class twice")]
-)
-def test_class_maps_that_cannot_be_used(tmp_path: Path, content: str | None, fault: str) -> None:
-    class_map = tmp_path / "classes.txt"
-    if content is not None:
-        class_map.write_text(content)
-    data = folder_data(evaluation=write(tmp_path / "evaluation", evaluation_files()), class_map=class_map)
-    with pytest.raises(IsvitError, match=rf"classes.txt {fault}.*: change data.class_map.$"):
-        data.test_dataloader()
-
-
-def test_an_image_outside_the_class_folders(place: Store) -> None:
-    data = folder_data(evaluation=place("evaluation", {**evaluation_files(), "loose.png": png(9)}))
-    with pytest.raises(IsvitError, match=r"^The image loose.png of .* lies in no class folder, .* data.evaluation.$"):
-        data.test_dataloader()
-
-
-def test_a_flat_evaluation_folder(place: Store) -> None:
-    data = folder_data(evaluation=place("evaluation", {"images/1.png": png(1), "images/2.png": png(2)}))
-    with pytest.raises(IsvitError, match="holds the single class folder images, expected one subfolder per class"):
-        data.test_dataloader()
-
-
-def test_an_empty_class_folder_leaves_the_order_open(tmp_path: Path) -> None:
-    root = write(tmp_path / "evaluation", evaluation_files())
-    (root / "ant").mkdir()
-    with pytest.raises(IsvitError, match=r"^The class folder ant of .* holds no image, .* set data.class_map"):
-        folder_data(evaluation=root).test_dataloader()
-
-
 def test_copies_are_found_across_folder_and_archive(tmp_path: Path) -> None:
     evaluation = write(tmp_path / "evaluation", evaluation_files())
     calibration = write_tar(tmp_path / "calibration.tar", {**calibration_files(2), "x/z.png": png(103)})
@@ -138,54 +86,11 @@ def test_copies_are_found_across_folder_and_archive(tmp_path: Path) -> None:
         folder_data(calibration, evaluation).calibration_tensor()
 
 
-def test_linked_folders_are_followed(tmp_path: Path) -> None:
-    real = write(tmp_path / "elsewhere", calibration_files(3))
-    (tmp_path / "calibration").mkdir()
-    (tmp_path / "calibration" / "linked").symlink_to(real)
-    data = folder_data(tmp_path / "calibration", real.parent / "none")
-    assert data.calibration_list().names[0] == "linked/0000.png"
-    data = folder_data(tmp_path / "calibration", write(tmp_path / "evaluation", {"a/1.png": png(9), "b/1.png": png(8)}))
-    assert len(data.calibration_tensor()) == 3
-
-
-def test_an_archive_is_read_in_place_and_after_pickling(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "images.tar", {"./a/1.png": png(1), "a/notes.txt": b"text", "/b/2.png": png(2)})
-    source = pickle.loads(pickle.dumps(open_source(str(path), "data.calibration")))
-    assert source.names == ("a/1.png", "b/2.png")
-    assert source.read(1) == png(2)
-    assert source.size(1) == len(png(2))
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images.tar"]
-
-
-def test_an_archive_that_ends_early(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "images.tar", {"1.png": png(1)})
-    path.write_bytes(path.read_bytes()[: 512 + 20])
-    data = folder_data(path, calibration_images=1)
-    with pytest.raises(IsvitError, match=r"images.tar"):
-        data.calibration_tensor()
-
-
 def test_no_such_path(tmp_path: Path) -> None:
     with pytest.raises(IsvitError, match=r"^\S*/none does not exist, expected a folder .*: change data.calibration.$"):
         folder_data(tmp_path / "none").calibration_tensor()
     with pytest.raises(IsvitError, match=r"^\S*/none does not exist, expected a folder .*: change data.evaluation.$"):
         folder_data(evaluation=tmp_path / "none").test_dataloader()
-
-
-def test_no_image(place: Store) -> None:
-    with pytest.raises(IsvitError, match=r"holds no image, expected files such as .jpg, .*: change data.calibration.$"):
-        folder_data(place("empty", {"notes.txt": b"text"})).calibration_tensor()
-
-
-@pytest.mark.parametrize("kind", ["text", "compressed"])
-def test_a_file_that_is_no_archive(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "images.tar"
-    if kind == "text":
-        path.write_text("no archive" * 100)
-    else:
-        write_tar(path, calibration_files(), "w:gz")
-    with pytest.raises(IsvitError, match=r"cannot be opened .* uncompressed .tar archive: change data.calibration.$"):
-        folder_data(path).calibration_tensor()
 
 
 def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

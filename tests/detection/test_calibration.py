@@ -12,11 +12,14 @@ from lightning.pytorch import Callback, Trainer
 
 from detection.runtime import import_mmdet
 from isvit_lightning.callbacks import CalibrateQuantizers, SaveUnits
-from isvit_lightning.recipe.method import Bits, Method, Reconstructed
-from isvit_lightning.stages import Calibration, Schedule, UnitStage, calibrate_network
+from isvit_lightning.networks import Reconstructed
+from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
+from isvit_lightning.stages import Schedule, UnitStage
 from isvit_lightning.storage.caches import Caches
-from isvit_lightning.storage.parts import Checkpoints
-from isvit_lightning.system.processes import checksum, world_size
+from isvit_lightning.storage.parts import Parts
+from isvit_lightning.system.hashing import hash_of
+from isvit_lightning.system.processes import world_size
 from tests.detection.detectors import build, mask_rcnn_config
 from tests.several import in_processes
 from tests.stages.fitting import StopAt, StopError, trainer_of
@@ -39,46 +42,46 @@ class Begun(Callback):
         self.units: list[tuple[str, str]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.units.append((pl_module.title, pl_module.unit.name))
+        self.units.append((pl_module.name, pl_module.unit.name))
 
 
 def calibrated(
     reconstruct: Reconstructed,
-    checkpoints: Checkpoints | None = None,
+    parts: Parts | None = None,
     *callbacks: Callback,
     schedule: Schedule = SCHEDULE,
 ) -> str:
-    """Checksum of a tiny detector after all stages, in this process alone or with others."""
+    """Hash of a tiny detector after all stages, in this process alone or with others."""
     import_mmdet()
     import_module("detection.network")  # knows how detectors are opened
     torch.manual_seed(0)
     model, images = build(mask_rcnn_config()), torch.randn(6, 3, 64, 96)
-    method = Method(range_images=3, reconstruct=reconstruct)
-    ranges = CalibrateQuantizers(method.range_images)
+    recipe = replace(read_recipe("isvit"), range_images=3, reconstruct=reconstruct)
+    ranges = CalibrateQuantizers()
 
     def fit(stage: UnitStage) -> None:
-        saving = [] if checkpoints is None or world_size() > 1 else [SaveUnits(checkpoints)]
+        saving = [] if parts is None or world_size() > 1 else [SaveUnits(parts)]
         trainer = trainer_of(stage, ranges, *callbacks, *saving, enable_checkpointing=bool(saving))
         trainer.fit(stage)
 
-    calibration = Calibration(model, images, Bits(3, 4), method, schedule)
-    return checksum(calibrate_network(calibration, fit, None, checkpoints).model)
+    calibration = Calibration(model, images, Bits(3, 4), recipe, schedule)
+    return hash_of(calibrate_network(calibration, fit, None, parts).model.state_dict())
 
 
 def in_this_group(reconstruct: Reconstructed, folder: Path) -> str:
-    return calibrated(reconstruct, Checkpoints(folder, "run"))
+    return calibrated(reconstruct, Parts(folder, "run"))
 
 
 @TUNED
 def test_stopped_in_any_stage_it_ends_with_the_same_bits(reconstruct: Reconstructed, tmp_path: Path) -> None:
     late = UNITS[reconstruct][-1]
-    expected, checkpoints = calibrated(reconstruct), Checkpoints(tmp_path, "run")
-    for title, unit in (("stage 1", late), ("stage 2", "backbone.stages.1.blocks.0"), ("stage 3", late)):
+    expected, parts = calibrated(reconstruct), Parts(tmp_path, "run")
+    for step, unit in (("stage1", late), ("stage2", "backbone.stages.1.blocks.0"), ("stage3", late)):
         with pytest.raises(StopError):
-            calibrated(reconstruct, checkpoints, StopAt(title, unit))
+            calibrated(reconstruct, parts, StopAt(step, unit))
     begun = Begun()
-    assert calibrated(reconstruct, checkpoints, begun) == expected
-    assert begun.units == [("stage 3", late)]
+    assert calibrated(reconstruct, parts, begun) == expected
+    assert begun.units == [("stage3", late)]
 
 
 @TUNED

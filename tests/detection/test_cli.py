@@ -19,9 +19,12 @@ from isvit_lightning.storage.files import read_tensors
 from tests.detection.detectors import mask_rcnn_config
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart_detection.yaml")
+PARTS = ["neck", "rpn", "box_head", "mask_head"]
+ROLES = {"weight", "qkv_in", "query", "key", "attn_prob", "value", "proj_in", "fc1_in", "gelu_out", "reduction_in",
+         *(f"{part}_{kind}" for part in PARTS for kind in ("in", "weight"))}  # fmt: skip
 METRICS = ["box_ap", "box_ap50", "mask_ap", "mask_ap50"]
 SMALL = ["--model.iterations", "1", "--model.batch_size", "2", "--data.calibration_images", "3",
-         "--data.evaluation_images", "3", "--model.method.range_images", "2"]  # fmt: skip
+         "--data.evaluation_images", "3", "--model.recipe.range_images", "2"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +61,8 @@ def test_results_carry_average_precision(run: Path) -> None:
         assert list(metrics) == METRICS
         assert all(0 <= value <= 100 for value in metrics.values())
     assert content["images"] == {"calibration": 3, "evaluation": 3}
-    assert content["n_codes"] == {"weight": 16, "activation": 16, "attn_prob": 16}
+    assert content["recipe"] == "isvit"
+    assert content["n_codes"] == dict.fromkeys(ROLES, 16)
     assert 0 < content["size_bytes"]["packed"] < content["size_bytes"]["float"]
     assert content["versions"]["mmdet"].startswith("3.3")
     # One of the two is there: mmcv has compiled operators, mmcv-lite has not.
@@ -140,7 +144,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_runs(
         (["--model.network.config", "mask-rcnn_r50_fpn"], "Cannot open the backbone ResNet"),
         (["--model.network.config", "nonsense"], "There is no configuration nonsense"),
         (["--model.network.classes", "3"], "knows 10 classes but mask_rcnn_swin_digits has 3"),
-        (["--model.bits.parts", "{box_head: 9}"], "model.bits.parts.box_head is 9"),
+        (["--model.recipe.placement.others", "{box_head_in: {bits: 9}}"], "bits under model.recipe.placement is 9"),
         (["--model.batch_size", "0"], "model.batch_size is 0"),
         (["--data.canvas", "[100, 128]"], "data.canvas is"),
     ],
@@ -156,6 +160,19 @@ def test_a_mistake_is_one_sentence(
     assert sentence in error
 
 
+def test_a_role_that_the_detector_lacks_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr(Detection, "measure", lambda self, network, *_: measured.append(network) or {})
+    arguments = ["fit", "--config", QUICKSTART, *SMALL, *tiny_options(tmp_path), "--baselines", "[]"]
+    others = ["--model.recipe.placement.others", "{box_head: {bits: 8}}"]
+    assert main([*arguments, *others, "--trainer.default_root_dir", str(tmp_path / "run")]) == 2
+    assert "no tensor of the role box_head, expected one of" in capsys.readouterr().err
+    assert measured == []
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_swin_t_of_mmdet_passes_inspect_fit_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", QUICKSTART, *SMALL, "--model.iterations", "2",
@@ -164,6 +181,6 @@ def test_the_swin_t_of_mmdet_passes_inspect_fit_and_test(tmp_path: Path, capsys:
                  "--trainer.default_root_dir", str(tmp_path / "run")]  # fmt: skip
     assert main(["inspect", *arguments]) == 0
     assert "20 units" in capsys.readouterr().out
-    assert main(["fit", *arguments, "--baselines", "false"]) == 0
+    assert main(["fit", *arguments, "--baselines", "[]"]) == 0
     assert main(["test", "--ckpt_path", str(tmp_path / "run")]) == 0
     assert "box AP" in capsys.readouterr().out

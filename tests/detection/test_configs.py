@@ -35,12 +35,13 @@ def instantiate(*paths: Path) -> Any:
 def test_the_settings_of_the_paper(path: Path) -> None:
     cli = instantiate(path, CONFIGS / "bits" / "w4a4.yaml")
     model, data = cli.model, cli.datamodule
-    assert (model.bits.weight, model.bits.activation, model.bits.parts) == (4, 4, {})
-    assert (model.iterations, model.batch_size) == (1000, 1)
+    assert (model.bits.weight, model.bits.activation, model.recipe.placement.others) == (4, 4, {})
+    assert (model.schedule.iterations, model.schedule.batch_size) == (1000, 1)
+    assert (model.recipe.name, model.recipe.range_images, model.recipe.reconstruct) == ("isvit", 4, "backbone")
     assert model.source.config == path.stem
     assert model.source.checkpoint == f"$COCO/{path.stem}.pth"
     assert not model.source.trust_checkpoint
-    assert (model.caches.where, model.caches.precision) == ("disk", "float16")
+    assert (model.schedule.caches.where, model.schedule.caches.precision) == ("disk", "float16")
     assert isinstance(data, CocoDataModule)
     assert (data.calibration_images, data.canvas, data.scale) == (1024, (800, 1344), (1333, 800))
 
@@ -59,6 +60,6 @@ def test_bits_and_methods_compose_in_either_order(network: Path, part: Path) -> 
     for cli in (instantiate(network, part), instantiate(part, network)):
         for name, value in content.get("bits", {}).items():
             assert network == QUICKSTART or getattr(cli.model.bits, name) == value  # the quickstart has bits of its own
-        assert cli.model.method.name == content.get("method", {}).get("name", "isvit")
+        assert cli.model.recipe.name == content.get("recipe", {}).get("name", "isvit")
     if "iterations" in content:
-        assert instantiate(network, part).model.iterations == content["iterations"]
+        assert instantiate(network, part).model.schedule.iterations == content["iterations"]

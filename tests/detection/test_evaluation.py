@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 pytest.importorskip("mmdet")
 from pycocotools import mask as run_lengths
@@ -23,6 +22,7 @@ from detection.embedded.scenes import digit_scene
 from detection.evaluation import DetectionEvaluator, average_precision
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
+from tests.detection.oracle import Oracle, exact
 from tests.helpers import quiet_trainer
 
 AREA = 60 * 40
@@ -209,40 +209,6 @@ def test_mmdets_metric_agrees_on_coco(tmp_path: Path, monkeypatch: pytest.Monkey
     metrics = average_precision(everything, truth)
     assert 10 < metrics["mask_ap"] < 90
     assert metrics == pytest.approx(measured_by_mmdet(everything, path, truth.class_names, monkeypatch), abs=1e-6)
-
-
-class Oracle(nn.Module):
-    """A detector that knows the objects of every image, and how often it was asked for each."""
-
-    def __init__(self, truth: GroundTruth) -> None:
-        super().__init__()
-        self.known = {each.image_id: each for each in exact(truth)}
-        self.asked: list[int] = []
-
-    def test_step(self, batch: dict[str, Any]) -> list[Any]:
-        from mmengine.structures import InstanceData
-
-        for sample in batch["data_samples"]:
-            each = self.known[sample.img_id]
-            self.asked.append(sample.img_id)
-            masks = [each.mask(place) for place in range(len(each))]
-            stacked = torch.stack([mask for mask in masks if mask is not None])
-            sample.pred_instances = InstanceData(
-                bboxes=each.boxes, scores=each.scores, labels=each.labels, masks=stacked
-            )
-        return batch["data_samples"]
-
-
-def exact(truth: GroundTruth) -> list[Detections]:
-    everything = []
-    for image_id in truth.image_ids:
-        objects = [entry for entry in truth.dataset["annotations"] if entry["image_id"] == image_id]
-        boxes = torch.tensor([entry["bbox"] for entry in objects])
-        boxes[:, 2:] += boxes[:, :2]
-        labels = torch.tensor([truth.category_ids.index(entry["category_id"]) for entry in objects])
-        masks = tuple(entry["segmentation"] for entry in objects)
-        everything.append(Detections(image_id, boxes, torch.linspace(0.5, 1, len(labels)), labels, masks))
-    return everything
 
 
 def test_the_trainer_measures_and_predicts() -> None:

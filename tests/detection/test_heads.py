@@ -1,6 +1,7 @@
 """Neck and heads as units: the same numbers as in the detector, and the boxes that the float detector finds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from detection.runtime import import_mmdet
-from isvit_lightning.networks import Unit, open_float, open_quantized, switch
-from isvit_lightning.recipe.method import Bits, Method, Tuning
-from isvit_lightning.stages import Schedule, WeightStage
+from isvit_lightning.networks import SINGLE, Data, Unit, open_float, switch
+from isvit_lightning.recipe import Bits
+from isvit_lightning.stages import Inputs, Schedule, StraightThrough, Tune, TuningStage, Work
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
+from tests.helpers import DEFAULT_RECIPE as ISVIT
 from tests.stages.fitting import changed, run, snapshot
 
 pytest.importorskip("mmdet")
@@ -20,12 +22,12 @@ import_mmdet()
 
 from mmdet.structures.bbox import bbox2roi  # noqa: E402 - needs mmdet's operators
 
-from detection.heads import BOXES, MASKS, data_samples, pack, unpack  # noqa: E402
+from detection.heads import BOXES, MASKS, by_level, data_samples  # noqa: E402
 from detection.network import DetectorAdapter  # noqa: E402
 
 Make = Callable[[], dict[str, Any]]
 MAKE = pytest.mark.parametrize("make", [mask_rcnn_config, cascade_config])
-ALL = Method(reconstruct="all")
+ALL = replace(ISVIT, reconstruct="all")
 HEADS = {
     mask_rcnn_config: ["neck", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head"],
     cascade_config: [
@@ -45,19 +47,16 @@ def heads(model: nn.Module) -> dict[str, Unit]:
 
 
 @torch.no_grad()
-def inputs(unit: Unit, target: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+def inputs(unit: Unit, target: nn.Module, batch: torch.Tensor) -> Data:
     assert unit.source is not None
     return unit.source(target, batch)
 
 
-def test_maps_of_several_sizes_are_packed_and_unpacked() -> None:
+def test_maps_of_several_sizes_are_named_by_level() -> None:
     maps = [torch.randn(3, 4, 6, 5), torch.randn(3, 8, 3, 2), torch.randn(3, 1, 1, 1)]
-    packed = pack(maps)
-    assert packed.shape[0] == 3
-    for before, after in zip(maps, unpack(packed), strict=True):
-        assert torch.equal(before, after)
-    for before, after in zip(maps, unpack(packed[1:2]), strict=True):
-        assert torch.equal(before[1:2], after)
+    named = by_level(maps)
+    assert list(named) == ["level0", "level1", "level2"]
+    assert all(before is after for before, after in zip(maps, named.values(), strict=True))
 
 
 @MAKE
@@ -67,7 +66,7 @@ def test_heads_are_units_only_if_asked_for(make: Make) -> None:
     assert [unit.name for unit in open_float(model).units] == [
         unit.name for unit in open_float(model, "all").units if unit.source is None
     ]
-    asked, unasked = (open_quantized(model, Bits(), method) for method in (ALL, Method()))
+    asked, unasked = (recipe.open(model, Bits()) for recipe in (ALL, ISVIT))
     assert [unit.name for unit in asked.units] == [*(unit.name for unit in unasked.units), *HEADS[make]]
 
 
@@ -78,9 +77,15 @@ def test_units_compute_what_the_detector_does(make: Make) -> None:
     batch, units = images(), heads(model)
     pyramid = model.extract_feat(batch)
     tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid], dim=1)
-    assert torch.equal(units["neck"].module(inputs(units["neck"], model, batch)), tokens)
+    read = inputs(units["neck"], model, batch)
+    assert [level.shape[1] for level in read.values()] == [8, 16]
+    given = units["neck"](read)
+    assert list(given) == [SINGLE]
+    assert torch.equal(given[SINGLE], tokens)
     scores, deltas = model.rpn_head(pyramid)
-    found = units["rpn_head"].module(inputs(units["rpn_head"], model, batch))
+    read = inputs(units["rpn_head"], model, batch)
+    assert all(torch.equal(level, wanted) for level, wanted in zip(read.values(), pyramid, strict=True))
+    found = units["rpn_head"](read)[SINGLE]
     assert torch.equal(found[..., 0], torch.cat([level.flatten(1) for level in scores], dim=1))
     assert torch.equal(found[..., 1:], torch.cat([level.flatten(2).transpose(1, 2) for level in deltas], dim=1))
 
@@ -96,7 +101,7 @@ def test_box_heads_of_a_cascade_read_the_boxes_of_the_stage_before() -> None:
     rois, _, _ = model.roi_head._refine_roi(pyramid, bbox2roi(repeated), metas, [BOXES] * len(batch))
     extractor = model.roi_head.bbox_roi_extractor[1]
     expected = extractor(pyramid[: extractor.num_inputs], torch.cat(rois))
-    got = inputs(units["roi_head.bbox_head.1"], model, batch)
+    got = inputs(units["roi_head.bbox_head.1"], model, batch)[SINGLE]
     assert got.shape[:2] == (2, BOXES)
     assert torch.allclose(got.flatten(0, 1), expected, atol=1e-6)
 
@@ -105,15 +110,17 @@ def test_box_heads_of_a_cascade_read_the_boxes_of_the_stage_before() -> None:
 @MAKE
 def test_float_and_quantized_look_at_the_same_boxes(make: Make) -> None:
     model = build(make())
-    opened = open_quantized(model, Bits(), ALL)
+    opened = ALL.open(model, Bits())
     switch(opened.model, weights=False, activations=False)
     for quantized, unit in zip(opened.units[-len(HEADS[make]) :], heads(model).values(), strict=True):
         assert quantized.name == unit.name
-        assert torch.allclose(inputs(quantized, model, images()), inputs(unit, model, images()), atol=1e-6)
+        found, wanted = inputs(quantized, model, images()), inputs(unit, model, images())
+        assert found.keys() == wanted.keys()
+        assert all(torch.allclose(tensor, wanted[name], atol=1e-6) for name, tensor in found.items())
     for parameter in opened.model.parameters():
         parameter.mul_(0.5)  # another network, but the boxes of the first
     box = next(unit for unit in opened.units if unit.name.startswith("roi_head.mask_head"))
-    assert inputs(box, model, images()).shape[:2] == (2, MASKS)
+    assert inputs(box, model, images())[SINGLE].shape[:2] == (2, MASKS)
 
 
 @torch.no_grad()
@@ -122,7 +129,7 @@ def test_without_any_proposal_the_whole_image_is_looked_at() -> None:
     config["test_cfg"]["rpn"]["min_bbox_size"] = 10_000
     model: Any = build(config)
     unit = heads(model)["roi_head.bbox_head"]
-    found = inputs(unit, model, images())
+    found = inputs(unit, model, images())[SINGLE]
     assert found.shape[:2] == (2, BOXES)
     assert torch.equal(found, found[:, :1].expand_as(found))
 
@@ -130,9 +137,12 @@ def test_without_any_proposal_the_whole_image_is_looked_at() -> None:
 @MAKE
 def test_heads_are_tuned_towards_the_float_ones(make: Make) -> None:
     model = build(make())
-    opened = open_quantized(model, Bits(3, 8), ALL)
-    tuning = Method(reconstruct="all", stage3=Tuning(inputs="quantized", learning_rate=5e-4))
-    stage = WeightStage(opened, open_float(model, "all"), images(4), Schedule(iterations=40, batch_size=4), tuning)
+    opened = ALL.open(model, Bits(3, 8))
+    choice = Tune("stage3", inputs=Inputs("quantized"), trainables=StraightThrough(learning_rate=5e-4))
+    work = Work(
+        opened, open_float(model, "all"), images(4), Schedule(iterations=40, batch_size=4), range_images=64, number=3
+    )
+    stage = TuningStage(choice, work)
     stage.plan = [index for index in stage.plan if opened.units[index].source is not None]
     before = snapshot(opened.model)
     losses: dict[str, tuple[float, float]] = {}

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,21 +13,21 @@ from isvit_lightning.networks import (
     calibrate_activations,
     calibrate_weights,
     open_float,
-    open_quantized,
     quantizers,
     require_calibrated,
     switch,
 )
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.recipe import Bits, Choice
 from isvit_lightning.run.inspection import float_layers
-from isvit_lightning.stages.reparameterize import reparameterize
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
+from tests.helpers import DEFAULT_RECIPE as ISVIT
+from tests.helpers import fold_all
 
 pytest.importorskip("mmdet")
 import_mmdet()
 
-from detection.network import data_samples  # noqa: E402 - needs mmdet's operators
+from detection.network import DetectorAdapter, data_samples  # noqa: E402 - needs mmdet's operators
 
 CONFIGS = [mask_rcnn_config, cascade_config]
 Make = Callable[[], dict[str, Any]]
@@ -43,11 +44,10 @@ def predictions(model: nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
 
 
 def calibrated(config: dict[str, Any], bits: Bits) -> nn.Module:
-    opened = open_quantized(build(config), bits, Method())
+    opened = ISVIT.open(build(config), bits)
     switch(opened.model, weights=False, activations=True)
     calibrate_activations(opened.model, lambda: opened.walk(images()))
-    for pair in opened.pairs:
-        reparameterize(pair)
+    fold_all(opened)
     switch(opened.model, weights=True, activations=True)
     calibrate_weights(opened.model)
     return opened.model
@@ -56,7 +56,7 @@ def calibrated(config: dict[str, Any], bits: Bits) -> nn.Module:
 @pytest.mark.parametrize("make", CONFIGS)
 def test_layers_that_do_not_quantize_change_no_prediction(make: Make) -> None:
     model = build(make())
-    opened = open_quantized(model, Bits(), Method())
+    opened = ISVIT.open(model, Bits())
     switch(opened.model, weights=False, activations=False)
     expected = predictions(model, images())
     assert len(expected[0]) > 0
@@ -74,27 +74,37 @@ def test_one_pass_chooses_every_range(make: Make) -> None:
 
 @pytest.mark.parametrize("make", CONFIGS)
 def test_every_layer_has_its_role(make: Make) -> None:
-    opened = open_quantized(build(make()), Bits(), Method())
-    roles = {
-        "neck.": Role.NECK_IN,
-        "rpn_head.": Role.RPN_IN,
-        "roi_head.bbox_head.": Role.BOX_HEAD_IN,
-        "roi_head.mask_head.": Role.MASK_HEAD_IN,
+    opened = ISVIT.open(build(make()), Bits())
+    parts = {
+        "neck.": "neck",
+        "rpn_head.": "rpn",
+        "roi_head.bbox_head.": "box_head",
+        "roi_head.mask_head.": "mask_head",
     }
     for name, module in opened.model.named_modules():
         assert not isinstance(module, nn.Linear | nn.Conv2d), f"{name} is float"
-        wanted = [role for prefix, role in roles.items() if name.startswith(prefix)]
+        wanted = [part for prefix, part in parts.items() if name.startswith(prefix)]
         if isinstance(module, QuantLinear | QuantConv2d) and wanted:
             assert module.input_quantizer is not None
-            assert module.input_quantizer.role is wanted[0]
+            assert module.input_quantizer.role == Role(f"{wanted[0]}_in")
+            assert module.weight_quantizer is not None
+            assert module.weight_quantizer.role == Role(f"{wanted[0]}_weight", weight=True)
     assert all(name.endswith("upsample") for name in float_layers(opened.model))
     assert float_layers(opened.model)
 
 
 def test_parts_have_their_own_bits() -> None:
-    model = open_quantized(build(mask_rcnn_config()), Bits(4, 3, parts={"box_head": 8, "rpn": 6}), Method()).model
+    inputs, weights = ISVIT.placement.linear_in, ISVIT.placement.weight
+    others = {
+        "box_head_in": replace(inputs, bits=8),
+        "box_head_weight": replace(weights, bits=8),
+        "rpn_in": Choice(bits=6),
+        "rpn_weight": replace(weights, bits=6),
+    }
+    recipe = replace(ISVIT, placement=replace(ISVIT.placement, others=others))
+    model = recipe.open(build(mask_rcnn_config()), Bits(4, 3)).model
     for name, quantizer in quantizers(model).items():
-        expected = 4 if quantizer.role is Role.WEIGHT else 3
+        expected = 4 if quantizer.role.weight else 3
         if name.startswith("roi_head.bbox_head"):
             expected = 8
         if name.startswith("rpn_head"):
@@ -104,7 +114,7 @@ def test_parts_have_their_own_bits() -> None:
 
 def test_a_layer_shared_among_levels_sees_all_of_them() -> None:
     """The largest value stands on the first level; a range from the last level alone would clip it."""
-    opened = open_quantized(build(mask_rcnn_config()), Bits(8, 8), Method())
+    opened = ISVIT.open(build(mask_rcnn_config()), Bits(8, 8))
     model = opened.model
     switch(model, weights=False, activations=True)
     seen: list[torch.Tensor] = []
@@ -124,7 +134,7 @@ def test_a_layer_shared_among_levels_sees_all_of_them() -> None:
 def test_masks_are_calibrated_where_nothing_is_found() -> None:
     config = mask_rcnn_config()
     config["test_cfg"]["rcnn"]["score_thr"] = 1.1
-    opened = open_quantized(build(config), Bits(), Method())
+    opened = ISVIT.open(build(config), Bits())
     switch(opened.model, weights=False, activations=True)
     calibrate_activations(opened.model, lambda: opened.walk(images()))
     require_calibrated(opened.model)
@@ -134,6 +144,23 @@ def test_the_units_are_the_backbone() -> None:
     opened = open_float(build(mask_rcnn_config()))
     assert all(unit.name.startswith("backbone.") for unit in opened.units)
     assert len(opened.units) == 6
+
+
+@pytest.mark.parametrize("make", CONFIGS)
+def test_wires_and_heads_are_those_of_the_backbone(make: Make) -> None:
+    model = build(make())
+    for known in (model, ISVIT.open(model, Bits()).model):
+        adapter = DetectorAdapter(known)
+        for found, wanted in ((adapter.wires(), adapter.backbone.wires()), (adapter.heads(), adapter.backbone.heads())):
+            assert found == wanted
+            assert all(each.name.startswith("backbone.") for each in found)
+        assert {wire.unit for wire in adapter.wires()} < {unit.name for unit in adapter.units()}
+
+
+def test_roles_of_parts_that_the_detector_lacks_are_refused() -> None:
+    recipe = replace(ISVIT, placement=replace(ISVIT.placement, others={"box_head": Choice(bits=8)}))
+    with pytest.raises(IsvitError, match=r"no tensor of the role box_head, expected one of .*box_head_in, .*others"):
+        recipe.open(build(mask_rcnn_config()), Bits())
 
 
 def test_another_detector_is_refused() -> None:
@@ -148,4 +175,4 @@ def test_a_layer_of_another_kind_is_refused() -> None:
     model = build(mask_rcnn_config())
     model.get_submodule("neck").extra = nn.Conv3d(1, 1, 1)
     with pytest.raises(IsvitError, match=r"Cannot open neck.extra: a Conv3d"):
-        open_quantized(model, Bits(), Method())
+        ISVIT.open(model, Bits())

@@ -56,11 +56,6 @@ def test_unknown_split_is_refused() -> None:
         digit_images(cast("Split", "test"))
 
 
-def test_missing_file_is_told() -> None:
-    with pytest.raises(IsvitError, match="reinstall"):
-        read_embedded("letters.safetensors")
-
-
 def test_file_is_what_the_script_writes(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     write_digits(tmp_path / DIGITS_FILE)

@@ -10,19 +10,18 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantAttention, QuantWindowAttention
-from isvit_lightning.networks import calibrate_activations, quantizers, switch
-from isvit_lightning.networks.factory import QuantizerFactory
+from isvit_lightning.networks import Axes, LayerFactory, calibrate_activations, quantizers, switch
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe.method import Bits, Method
-from tests.helpers import randomized
+from tests.helpers import DEFAULT_BITS, DEFAULT_RECIPE, randomized
 
-FACTORY = QuantizerFactory(Bits(), Method())
+FACTORY = LayerFactory(DEFAULT_RECIPE.placement.build(DEFAULT_BITS))
 
 
 def open_attention(attention: Attention) -> QuantAttention:
     """Quantized form of ``attention``, switched off."""
     qkv, proj = FACTORY.linear(attention.qkv, Role.QKV_IN), FACTORY.linear(attention.proj, Role.PROJ_IN)
-    opened = QuantAttention(attention, qkv, proj, FACTORY.scores(), FACTORY.context()).eval()
+    shape = attention.num_heads, attention.head_dim
+    opened = QuantAttention(attention, qkv, proj, FACTORY.scores(*shape), FACTORY.context(*shape)).eval()
     switch(opened, weights=False, activations=False)
     return opened
 
@@ -30,7 +29,8 @@ def open_attention(attention: Attention) -> QuantAttention:
 def open_window_attention(attention: WindowAttention) -> QuantWindowAttention:
     """Quantized form of ``attention``, switched off."""
     qkv, proj = FACTORY.linear(attention.qkv, Role.QKV_IN), FACTORY.linear(attention.proj, Role.PROJ_IN)
-    opened = QuantWindowAttention(attention, qkv, proj, FACTORY.scores(), FACTORY.context()).eval()
+    shape = attention.num_heads, attention.proj.in_features // attention.num_heads
+    opened = QuantWindowAttention(attention, qkv, proj, FACTORY.scores(*shape), FACTORY.context(*shape)).eval()
     switch(opened, weights=False, activations=False)
     return opened
 
@@ -122,7 +122,7 @@ def test_quantizers_see_queries_keys_probabilities_and_values() -> None:
 def test_scaling_queries_first_moves_no_code() -> None:
     """Published ViT code quantizes the unscaled query; the grid scales along."""
     queries = torch.randn(2, 4, 7, 16)
-    before, after = FACTORY.activation(Role.QUERY), FACTORY.activation(Role.QUERY)
+    before, after = FACTORY.quantizer(Role.QUERY, Axes()), FACTORY.quantizer(Role.QUERY, Axes())
     before.calibrate(queries)
     after.calibrate(queries * 16**-0.5)
     assert torch.equal(before.encode(queries), after.encode(queries * 16**-0.5))

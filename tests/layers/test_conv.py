@@ -8,13 +8,14 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d
-from isvit_lightning.quantizers import PerChannel, Role, UniformQuantizer
+from isvit_lightning.quantizers import PerChannel, Role
+from tests.helpers import quantizer_of
 
 
 def build(**arguments: Any) -> tuple[nn.Conv2d, QuantConv2d]:
     """A float convolution of 4 to 6 channels and its calibrated quantized form."""
     conv = nn.Conv2d(4, 6, **{"kernel_size": 3, **arguments})
-    layer = QuantConv2d(conv, UniformQuantizer(3, PerChannel(6, axis=-4), Role.WEIGHT))
+    layer = QuantConv2d(conv, None, quantizer_of(None, 3, PerChannel(6, axis=-4), Role.WEIGHT))
     layer.weight_quantizer.calibrate(conv.weight)
     return conv, layer
 
@@ -50,6 +51,23 @@ def test_switched_off_is_the_float_layer(arguments: dict[str, Any]) -> None:
     assert torch.equal(layer(images), conv(images))
 
 
+@ARGUMENTS
+def test_without_quantizers_it_is_the_float_layer(arguments: dict[str, Any]) -> None:
+    conv, _ = build(**arguments)
+    images = torch.randn(2, 4, 12, 13)
+    assert torch.equal(QuantConv2d(conv, None, None)(images), conv(images))
+
+
+@ARGUMENTS
+def test_product_is_the_layer_without_bias_and_quantizers(arguments: dict[str, Any]) -> None:
+    conv, layer = build(**arguments)
+    images = torch.randn(2, 4, 12, 13)
+    expected = nn.functional.conv2d(images, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    assert torch.equal(layer.product("input", images, conv.weight), expected)
+    assert torch.equal(layer.product("weight", conv.weight, images), expected)
+    assert not layer.channels_last
+
+
 def test_parameters_are_taken_over_and_named_as_before() -> None:
     conv, layer = build()
     assert layer.weight is conv.weight
@@ -61,7 +79,7 @@ def test_each_filter_has_its_own_grid() -> None:
     conv = nn.Conv2d(4, 6, 3)
     with torch.no_grad():
         conv.weight.mul_(10.0 ** torch.arange(6).view(6, 1, 1, 1))
-    quantizer = UniformQuantizer(4, PerChannel(6, axis=-4), Role.WEIGHT)
+    quantizer = quantizer_of(None, 4, PerChannel(6, axis=-4), Role.WEIGHT)
     quantizer.calibrate(conv.weight)
     ratios = quantizer.scale.flatten()[1:] / quantizer.scale.flatten()[:-1]
     assert quantizer.scale.shape == (6, 1, 1, 1)
@@ -79,8 +97,9 @@ def test_padding_by_word_or_other_than_zeros_is_refused(arguments: dict[str, Any
 @pytest.mark.parametrize("padding", [0, 1])
 def test_an_input_quantizer_comes_before_the_padding(padding: int) -> None:
     conv = nn.Conv2d(4, 6, 3, padding=padding)
-    weight, inputs = UniformQuantizer(3, PerChannel(6, axis=-4), Role.WEIGHT), UniformQuantizer(4, role=Role.NECK_IN)
-    layer = QuantConv2d(conv, weight, inputs)
+    weight = quantizer_of(None, 3, PerChannel(6, axis=-4), Role.WEIGHT)
+    inputs = quantizer_of(role=Role("neck_in"))
+    layer = QuantConv2d(conv, inputs, weight)
     maps = torch.randn(2, 4, 7, 8) + 3  # a grid without room for what padding is not: zero
     weight.calibrate(conv.weight)
     inputs.calibrate(maps)

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from isvit_lightning.layers import QuantLinear
-from isvit_lightning.quantizers import PerChannel, Role, UniformQuantizer
+from isvit_lightning.quantizers import PerChannel, Role
+from tests.helpers import quantizer_of
 
 
 def build(bias: bool = True) -> tuple[nn.Linear, QuantLinear]:
@@ -13,8 +14,8 @@ def build(bias: bool = True) -> tuple[nn.Linear, QuantLinear]:
     linear = nn.Linear(6, 4, bias=bias)
     layer = QuantLinear(
         linear,
-        UniformQuantizer(4, PerChannel(6), Role.QKV_IN),
-        UniformQuantizer(3, PerChannel(4, axis=-2), Role.WEIGHT),
+        quantizer_of(None, 4, PerChannel(6), Role.QKV_IN),
+        quantizer_of(None, 3, PerChannel(4, axis=-2), Role.WEIGHT),
     )
     layer.input_quantizer.calibrate(torch.randn(50, 6))
     layer.weight_quantizer.calibrate(linear.weight)
@@ -40,6 +41,27 @@ def test_switched_off_is_the_float_layer(bias: bool) -> None:
     layer.input_quantizer.enabled = layer.weight_quantizer.enabled = False
     tensor = torch.randn(2, 5, 6)
     assert torch.equal(layer(tensor), linear(tensor))
+
+
+def test_without_quantizers_it_is_the_float_layer() -> None:
+    linear, layer = build()
+    tensor = torch.randn(2, 5, 6)
+    inputs, weights = layer.input_quantizer, layer.weight_quantizer
+    assert torch.equal(QuantLinear(linear, None, None)(tensor), linear(tensor))
+    expected = nn.functional.linear(inputs(tensor), linear.weight, linear.bias)
+    assert torch.equal(QuantLinear(linear, inputs, None)(tensor), expected)
+    expected = nn.functional.linear(tensor, weights(linear.weight), linear.bias)
+    assert torch.equal(QuantLinear(linear, None, weights)(tensor), expected)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 5, 6)])
+def test_product_is_the_layer_without_bias_and_quantizers(shape: tuple[int, ...]) -> None:
+    linear, layer = build()
+    tensor = torch.randn(shape)
+    expected = nn.functional.linear(tensor, linear.weight)
+    assert torch.equal(layer.product("input", tensor, linear.weight), expected)
+    assert torch.equal(layer.product("weight", linear.weight, tensor), expected)
+    assert layer.channels_last
 
 
 def test_parameters_are_taken_over_and_named_as_before() -> None:

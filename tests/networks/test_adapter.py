@@ -7,14 +7,13 @@ from timm.layers import Mlp
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import NormLinearPair, Unit, adapter_for, open_float, open_quantized
+from isvit_lightning.networks import LayerFactory, Unit, Wire, adapter_for, open_float
 from isvit_lightning.networks.adapter import expect_type
-from isvit_lightning.networks.factory import QuantizerFactory
 from isvit_lightning.networks.swin import SwinAdapter
 from isvit_lightning.networks.vit import VitAdapter
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe.method import Bits, Method
-from tests.helpers import tiny_swin, tiny_vit
+from isvit_lightning.recipe import Bits
+from tests.helpers import DEFAULT_RECIPE, tiny_swin, tiny_vit
 
 
 def test_adapter_by_type() -> None:
@@ -50,13 +49,13 @@ class PerceptronAdapter:
     def __init__(self, model: Perceptron) -> None:
         self.model = model
 
-    def insert(self, factory: QuantizerFactory) -> None:
+    def insert(self, factory: LayerFactory) -> None:
         self.model.head = factory.linear(self.model.head, Role.HEAD_IN)
 
     def units(self) -> tuple[Unit, ...]:
         return (Unit("head", self.model.head, lambda images: images.flatten(1)),)
 
-    def pairs(self) -> tuple[NormLinearPair, ...]:
+    def wires(self) -> tuple[Wire, ...]:
         return ()
 
 
@@ -64,5 +63,5 @@ def test_another_architecture_is_registered_from_outside() -> None:
     adapter_for.register(Perceptron)(PerceptronAdapter)  # type: ignore[attr-defined]
     model, images = Perceptron(), torch.randn(2, 3, 2, 2)
     assert torch.equal(open_float(model).walk(images), model(images))
-    opened = open_quantized(model, Bits(), Method())
+    opened = DEFAULT_RECIPE.open(model, Bits())
     assert [unit.name for unit in opened.units] == ["head"]

@@ -7,10 +7,22 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import OpenedNetwork, open_float, open_quantized, quantizers, require_calibrated, switch
-from isvit_lightning.quantizers import LogQuantizer, PerTensor, Role, SulqQuantizer, UniformQuantizer
-from isvit_lightning.recipe.method import Bits, Method, repq, round_to_nearest
-from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
+from isvit_lightning.networks import (
+    SINGLE,
+    LayerFactory,
+    Unit,
+    Wire,
+    adapter_for,
+    open_float,
+    open_quantized,
+    quantizers,
+    refresh,
+    require_calibrated,
+    switch,
+)
+from isvit_lightning.quantizers import Log, Role, Sulq, Uniform
+from isvit_lightning.recipe import Bits, read_recipe
+from tests.helpers import DEFAULT_RECIPE, image_batch, quantized_network, tiny_swin, tiny_vit
 
 BUILDERS = {"vit": tiny_vit, "swin": tiny_swin}
 SIZES = {"vit": 16, "swin": 32}
@@ -22,7 +34,8 @@ def test_float_network_is_opened_in_place(family: str) -> None:
     model = BUILDERS[family]().train()
     opened = open_float(model)
     assert opened.model is model
-    assert opened.pairs == ()
+    assert len(opened.wires) == {"vit": 4, "swin": 9}[family]
+    assert opened.run is None
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert quantizers(model) == {}
@@ -44,13 +57,13 @@ def test_quantized_network_is_a_copy(family: str) -> None:
 
 @FAMILY
 def test_every_layer_is_quantized(family: str) -> None:
-    opened = open_quantized(BUILDERS[family](), Bits(), Method())
+    opened = DEFAULT_RECIPE.open(BUILDERS[family](), Bits())
     assert not any(type(module) in (nn.Linear, nn.Conv2d) for module in opened.model.modules())
 
 
 @FAMILY
 def test_quantizers_are_found_by_path(family: str) -> None:
-    opened = open_quantized(BUILDERS[family](), Bits(), Method())
+    opened = DEFAULT_RECIPE.open(BUILDERS[family](), Bits())
     found = quantizers(opened.model)
     assert all(opened.model.get_submodule(name) is quantizer for name, quantizer in found.items())
     assert len({id(quantizer) for quantizer in found.values()}) == len(found)
@@ -58,24 +71,24 @@ def test_quantizers_are_found_by_path(family: str) -> None:
 
 @FAMILY
 def test_bits_go_to_weights_and_activations(family: str) -> None:
-    opened = open_quantized(BUILDERS[family](), Bits(weight=3, activation=6), Method())
+    opened = DEFAULT_RECIPE.open(BUILDERS[family](), Bits(weight=3, activation=6))
     for quantizer in quantizers(opened.model).values():
-        assert quantizer.bits == (3 if quantizer.role is Role.WEIGHT else 6)
+        assert quantizer.bits == (3 if quantizer.role.weight else 6)
 
 
 @FAMILY
 def test_switch(family: str) -> None:
-    opened = open_quantized(BUILDERS[family](), Bits(), Method())
+    opened = DEFAULT_RECIPE.open(BUILDERS[family](), Bits())
     for weights in (False, True):
         for activations in (False, True):
             switch(opened.model, weights=weights, activations=activations)
             for quantizer in quantizers(opened.model).values():
-                assert quantizer.enabled is (weights if quantizer.role is Role.WEIGHT else activations)
+                assert quantizer.enabled is (weights if quantizer.role.weight else activations)
 
 
 @FAMILY
 def test_uncalibrated_network_is_refused_with_the_first_name(family: str) -> None:
-    opened = open_quantized(BUILDERS[family](), Bits(), Method())
+    opened = DEFAULT_RECIPE.open(BUILDERS[family](), Bits())
     count = len(quantizers(opened.model))
     with pytest.raises(IsvitError, match=f"{count} quantizers.*patch_embed.proj.weight_quantizer"):
         require_calibrated(opened.model)
@@ -85,32 +98,68 @@ def test_uncalibrated_network_is_refused_with_the_first_name(family: str) -> Non
 
 
 @FAMILY
-@pytest.mark.parametrize("method", [Method(), repq(), Method(softmax="log2"), Method(statistic="median")])
-def test_finished_state_loads_into_a_deployed_network(family: str, method: Method) -> None:
-    # Without biases the fold has to make some, which a deployed network must have room for.
-    model, images = BUILDERS[family](qkv_bias=False), image_batch(SIZES[family])
-    finished = quantized_network(model, images, method=method)
-    deployed = open_quantized(model, Bits(), method, deployed=True)
-    deployed.model.load_state_dict(finished.model.state_dict())
-    require_calibrated(deployed.model)
-    assert torch.equal(deployed.model(images), finished.model(images))
-
-
-@FAMILY
-def test_deployed_activations_are_per_tensor(family: str) -> None:
-    for method in (Method(), repq(), round_to_nearest()):
-        opened = open_quantized(BUILDERS[family](), Bits(), method, deployed=True)
-        for quantizer in quantizers(opened.model).values():
-            assert quantizer.role is Role.WEIGHT or quantizer.granularity == PerTensor()
-
-
-@FAMILY
-def test_methods_choose_the_softmax_quantizer(family: str) -> None:
-    for method, kind in ((Method(), SulqQuantizer), (repq(), LogQuantizer), (round_to_nearest(), UniformQuantizer)):
-        opened = open_quantized(BUILDERS[family](), Bits(), method)
-        found = [q for q in quantizers(opened.model).values() if q.role is Role.ATTN_PROB]
+def test_recipes_choose_the_format_of_the_softmax(family: str) -> None:
+    formats = {"isvit": Sulq(), "isvit_published": Sulq(1), "repq": Log(2), "round_to_nearest": Uniform()}
+    for name, form in formats.items():
+        opened = read_recipe(name).open(BUILDERS[family](), Bits())
+        found = [q for q in quantizers(opened.model).values() if q.role == Role.ATTN_PROB]
         assert found
-        assert all(type(quantizer) is kind for quantizer in found)
+        assert all(quantizer.format == form for quantizer in found)
+
+
+def test_what_has_no_quantizer_stays_float() -> None:
+    model, images = tiny_vit(), image_batch()
+    opened = open_quantized(model, lambda role, axes: None)
+    assert quantizers(opened.model) == {}
+    torch.testing.assert_close(opened.model(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_factory_that_is_given_knows_what_it_was_asked_for() -> None:
+    factory = LayerFactory(lambda role, axes: None)
+    open_quantized(tiny_vit(), factory)
+    assert {role.name for role in factory.roles} == {
+        "attn_prob", "fc1_in", "gelu_out", "head_in", "image", "key", "norm_in", "proj_in", "qkv_in", "query", "value",
+        "weight",
+    }  # fmt: skip
+
+
+def test_units_that_read_the_images_anew_are_reconstructed_by_option() -> None:
+    class Branched(nn.Sequential):
+        """Two layers, of which the second one is reached from the images alone."""
+
+    class BranchedAdapter:
+        def __init__(self, model: Branched) -> None:
+            self.model = model
+
+        def insert(self, factory: LayerFactory) -> None:
+            self.model[0] = factory.linear(self.model[0], Role.QKV_IN)
+            self.model[1] = factory.linear(self.model[1], Role.HEAD_IN)
+
+        def units(self) -> tuple[Unit, ...]:
+            first = Unit("0", self.model[0], lambda images: images.flatten(1))
+            source = lambda model, images: {SINGLE: model[0](images.flatten(1))}  # noqa: E731
+            return first, Unit("1", self.model[1], lambda value: value, source)
+
+        def wires(self) -> tuple[Wire, ...]:
+            return ()
+
+    adapter_for.register(Branched)(BranchedAdapter)  # type: ignore[attr-defined]
+    model = Branched(nn.Linear(12, 3), nn.Linear(3, 2))
+    build = DEFAULT_RECIPE.placement.build(Bits())
+    for reconstruct, names in (("backbone", ["0"]), ("all", ["0", "1"])):
+        for opened in (open_quantized(model, build, reconstruct), open_float(model, reconstruct)):  # type: ignore[arg-type]
+            assert [unit.name for unit in opened.units] == names
+
+
+@FAMILY
+def test_grids_that_were_changed_from_outside_are_noticed_after_a_refresh(family: str) -> None:
+    opened = DEFAULT_RECIPE.open(BUILDERS[family](), Bits())
+    for quantizer in quantizers(opened.model).values():
+        for number in quantizer.grid:
+            number.fill_(1)
+    assert not any(quantizer.calibrated for quantizer in quantizers(opened.model).values())
+    refresh(opened.model)
+    assert all(quantizer.calibrated for quantizer in quantizers(opened.model).values())
 
 
 @FAMILY
@@ -128,15 +177,4 @@ def test_opened_network_is_copied_with_its_units(family: str) -> None:
 @FAMILY
 def test_bits_out_of_range_are_refused(family: str) -> None:
     with pytest.raises(IsvitError, match=r"model\.bits\.activation is 9, expected 2 to 8"):
-        open_quantized(BUILDERS[family](), Bits(activation=9), Method())
-
-
-def test_a_network_of_which_a_part_is_units_runs_as_a_whole() -> None:
-    """An adapter with ``run`` has its quantizers met by that pass, also those outside the units."""
-    model, passes = tiny_vit(), []
-    opened = OpenedNetwork(model, open_float(model).units, run=passes.append)
-    images = image_batch(16)
-    opened.walk(images)
-    assert len(passes) == 1
-    assert passes[0] is images
-    assert open_quantized(model, Bits(), Method()).run is None
+        DEFAULT_RECIPE.open(BUILDERS[family](), Bits(activation=9))

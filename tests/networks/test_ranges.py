@@ -5,17 +5,20 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.layers import QuantLinear
-from isvit_lightning.networks import calibrate_activations, calibrate_weights, open_quantized, quantizers, switch
-from isvit_lightning.quantizers import PerChannel, PerTensor, Role, UniformQuantizer
-from isvit_lightning.recipe.method import Bits, Method
-from tests.helpers import image_batch, tiny_swin, tiny_vit
+from isvit_lightning.layers import QuantConv2d, QuantLinear
+from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers, switch
+from isvit_lightning.quantizers import Grid, PerChannel, Role, Search, Site, Spec
+from isvit_lightning.recipe import Bits
+from isvit_lightning.search import Percentiles
+from tests.helpers import DEFAULT_RECIPE, image_batch, quantizer_of, tiny_swin, tiny_vit
 
 
 def chain() -> nn.Sequential:
     """Two quantized layers in a row, the weights switched off."""
     layers = [
-        QuantLinear(nn.Linear(4, 4), UniformQuantizer(2), UniformQuantizer(4, PerChannel(4, axis=-2), Role.WEIGHT))
+        QuantLinear(
+            nn.Linear(4, 4), quantizer_of(bits=2), quantizer_of(granularity=PerChannel(4, axis=-2), role=Role.WEIGHT)
+        )
         for _ in range(2)
     ]
     network = nn.Sequential(*layers)
@@ -26,18 +29,18 @@ def chain() -> nn.Sequential:
 def test_a_quantizer_sees_what_those_before_it_have_quantized() -> None:
     network, tensor = chain(), torch.randn(200, 4)
     calibrate_activations(network, lambda: network(tensor))
-    first, second = network[0].input_quantizer, UniformQuantizer(2)
+    first, second = network[0].input_quantizer, quantizer_of(bits=2)
     second.calibrate(nn.functional.linear(first(tensor), network[0].weight, network[0].bias))
-    unquantized = UniformQuantizer(2)
+    unquantized = quantizer_of(bits=2)
     unquantized.calibrate(nn.functional.linear(tensor, network[0].weight, network[0].bias))
     assert network[1].input_quantizer.scale.item() == second.scale.item() != unquantized.scale.item()
 
 
-def test_activations_alone_are_calibrated_and_frozen() -> None:
+def test_activations_alone_are_calibrated() -> None:
     network = chain()
     calibrate_activations(network, lambda: network(torch.randn(50, 4)))
     for quantizer in quantizers(network).values():
-        assert quantizer.calibrated is quantizer.frozen is (quantizer.role is not Role.WEIGHT)
+        assert quantizer.calibrated is not quantizer.role.weight
 
 
 def test_switched_off_quantizers_are_left_alone() -> None:
@@ -48,13 +51,12 @@ def test_switched_off_quantizers_are_left_alone() -> None:
     assert not network[1].input_quantizer.calibrated
 
 
-def test_frozen_ranges_are_chosen_anew() -> None:
+def test_ranges_that_exist_are_chosen_anew() -> None:
     network, tensor = chain(), torch.randn(50, 4)
     calibrate_activations(network, lambda: network(tensor))
     before = network[0].input_quantizer.scale.item()
     calibrate_activations(network, lambda: network(10 * tensor))
     assert network[0].input_quantizer.scale.item() == pytest.approx(10 * before)
-    assert network[0].input_quantizer.frozen
 
 
 def test_nothing_is_chosen_after_the_call() -> None:
@@ -82,16 +84,16 @@ def test_calibration_computes_no_gradients() -> None:
 
 @pytest.mark.parametrize("family", [tiny_vit, tiny_swin])
 def test_weights_are_calibrated_from_themselves(family: type) -> None:
-    opened = open_quantized(family(), Bits(weight=3), Method())
+    opened = DEFAULT_RECIPE.open(family(), Bits(weight=3))
     calibrate_weights(opened.model)
     for name, quantizer in quantizers(opened.model).items():
-        assert quantizer.calibrated is quantizer.frozen is (quantizer.role is Role.WEIGHT)
-        if quantizer.role is not Role.WEIGHT:
+        assert quantizer.calibrated is quantizer.role.weight
+        if not quantizer.role.weight:
             continue
         weight = opened.model.get_parameter(name.removesuffix("_quantizer"))
         assert quantizer.granularity == PerChannel(weight.shape[0], axis=-weight.dim())
         for row in range(weight.shape[0]):
-            alone = UniformQuantizer(3, PerTensor(), Role.WEIGHT, quantizer.search)
+            alone = quantizer_of(bits=3, role=Role.WEIGHT, search=quantizer.search)
             alone.calibrate(weight[row])
             assert quantizer.scale[row].item() == pytest.approx(alone.scale.item(), rel=1e-6)
             assert quantizer.zero_point[row].item() == alone.zero_point.item()
@@ -116,7 +118,7 @@ def test_one_layer_is_calibrated_alone() -> None:
 @pytest.mark.parametrize(("family", "size"), [(tiny_vit, 16), (tiny_swin, 40)])
 def test_every_activation_of_a_network_is_reached_by_walk_and_by_forward(family: type, size: int) -> None:
     model, images = family(**({"img_size": size} if size == 40 else {})), image_batch(size)
-    by_walk, by_forward = (open_quantized(model, Bits(), Method()) for _ in range(2))
+    by_walk, by_forward = (DEFAULT_RECIPE.open(model, Bits()) for _ in range(2))
     for opened in (by_walk, by_forward):
         switch(opened.model, weights=False, activations=True)
     calibrate_activations(by_walk.model, lambda: by_walk.walk(images))
@@ -145,8 +147,7 @@ def test_a_layer_that_is_met_several_times_chooses_from_all_it_meets() -> None:
     for layer in (network.shared, network.last):
         assert layer.input_quantizer.enabled
         assert layer.input_quantizer.calibrated
-        assert layer.input_quantizer.frozen
-    expected = UniformQuantizer(2)
+    expected = quantizer_of(bits=2)
     expected.calibrate(torch.cat([level.flatten() for level in levels]))
     assert network.shared.input_quantizer.scale.item() == expected.scale.item()
     # The second layer sees what the first one, switched off for the while, does not quantize.
@@ -160,3 +161,54 @@ def test_one_pass_is_enough_where_no_layer_is_shared() -> None:
     network, passes = chain(), []
     calibrate_activations(network, lambda: passes.append(network(torch.randn(50, 4))))
     assert len(passes) == 1
+
+
+class Noted(Search):
+    """A search that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.sites: list[Site] = []
+
+    def choose(self, spec: Spec, site: Site) -> Grid:
+        self.sites.append(site)
+        return Percentiles().choose(spec, site)
+
+
+def test_a_search_is_told_the_layer_the_operand_and_the_other_operand() -> None:
+    opened = DEFAULT_RECIPE.open(tiny_vit(depth=1), Bits())
+    noted = {path: Noted() for path in quantizers(opened.model)}
+    for path, quantizer in quantizers(opened.model).items():
+        quantizer.search = noted[path]
+    block, calls = opened.model.blocks[0], {}
+    for name in ("scores", "context"):
+        getattr(block.attn, name).register_forward_pre_hook(lambda module, args: calls.update({module: args}))
+    switch(opened.model, weights=True, activations=True)
+    calibrate_weights(opened.model)
+    calibrate_activations(opened.model, lambda: opened.walk(image_batch()))
+    assert all(len(search.sites) == 1 for search in noted.values())
+    for path, search in noted.items():
+        (site,) = search.sites
+        layer = opened.model.get_submodule(path.rpartition(".")[0])
+        operand = path.rpartition(".")[2].removesuffix("_quantizer")
+        assert (site.layer, site.operand) == (layer, operand)
+        if operand == "weight":
+            assert site.samples is layer.weight
+            assert site.partner is None
+        elif operand == "input":
+            assert site.partner is layer.weight
+            assert torch.equal(site.output(site.samples), nn.functional.linear(site.samples, layer.weight))
+        else:
+            left, right = calls[layer]
+            assert site.samples is (left if operand == "left" else right)
+            assert site.partner is (right if operand == "left" else left)
+            assert torch.equal(site.output(site.samples), left @ right)
+
+
+def test_the_layer_of_a_map_has_its_channels_elsewhere() -> None:
+    noted = Noted()
+    layer = QuantConv2d(nn.Conv2d(3, 2, 2), quantizer_of(search=noted), None)
+    maps = torch.randn(2, 3, 4, 4)
+    calibrate_activations(layer, lambda: layer(maps))
+    (site,) = noted.sites
+    assert not site.channels_last
+    assert torch.equal(site.output(maps), nn.functional.conv2d(maps, layer.weight))

@@ -11,12 +11,21 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import open_float, open_quantized, quantizers, switch
-from isvit_lightning.networks.swin import QuantSwinBlock
+from isvit_lightning.networks import open_float, quantizers, switch
+from isvit_lightning.networks.swin import QuantSwinBlock, SwinAdapter
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe.method import Bits, Method, repq
-from isvit_lightning.stages.tuning import trainable_parameters
-from tests.helpers import image_batch, quantized_network, tiny_swin
+from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.stages.trainables import trainable_parameters
+from isvit_lightning.transforms import is_foldable
+from tests.helpers import (
+    DEFAULT_RECIPE,
+    double_precision,
+    image_batch,
+    quantized_network,
+    relative_change,
+    tiny_swin,
+)
+from tests.networks.rotating import rotate_heads
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -43,7 +52,7 @@ def test_switched_off_is_the_float_network(variant: str) -> None:
     model = tiny_swin(**VARIANTS[variant])
     images = images_for(model)
     expected = model(images)
-    opened = open_quantized(model, Bits(), Method())
+    opened = DEFAULT_RECIPE.open(model, Bits())
     switch(opened.model, weights=False, activations=False)
     torch.testing.assert_close(opened.model(images), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(opened.walk(images), expected, rtol=1e-4, atol=1e-5)
@@ -72,7 +81,7 @@ def test_variants_cover_shift_and_padding() -> None:
 @pytest.mark.parametrize("size", [32, 40, (36, 44)])
 def test_block_is_timms_block(index: int, size: int | tuple[int, int]) -> None:
     model = tiny_swin(img_size=size)
-    opened = open_quantized(model, Bits(), Method())
+    opened = DEFAULT_RECIPE.open(model, Bits())
     switch(opened.model, weights=False, activations=False)
     height, width = model.layers[0].blocks[index].input_resolution
     maps = torch.randn(2, height, width, 8)
@@ -91,7 +100,7 @@ def test_block_is_timms_block(index: int, size: int | tuple[int, int]) -> None:
 def test_counts(name: str, units: int, activations: int, weights: int, depths: tuple[int, ...]) -> None:
     # Narrow, which changes neither depths nor the layout.
     model = timm.create_model(name, pretrained=False, embed_dim=12)
-    opened = open_quantized(model, Bits(), Method())
+    opened = DEFAULT_RECIPE.open(model, Bits())
     expected = ["patch_embed.proj"]
     for stage, depth in enumerate(depths):
         if stage:
@@ -106,32 +115,59 @@ def test_counts(name: str, units: int, activations: int, weights: int, depths: t
     assert (roles.pop(Role.HEAD_IN), roles.pop(Role.REDUCTION_IN)) == (1, 3)
     assert set(roles.values()) == {sum(depths)}
     assert len(roles) == 8
-    assert len(opened.pairs) == 2 * sum(depths)
+    # Those of the patch mergings too.
+    assert len(opened.wires) == 2 * sum(depths) + 3
 
 
 @pytest.mark.parametrize("opener", ["float", "quantized"])
 def test_units_are_the_modules_that_their_names_say(opener: str) -> None:
     model = tiny_swin()
-    opened = open_float(model) if opener == "float" else open_quantized(model, Bits(), Method())
+    opened = open_float(model) if opener == "float" else DEFAULT_RECIPE.open(model, Bits())
     for unit in opened.units:
         assert unit.module is opened.model.get_submodule(unit.name)
 
 
-def test_reductions_become_pairs_by_option() -> None:
+@pytest.mark.parametrize("opener", ["float", "quantized"])
+def test_wires_are_the_modules_that_their_names_say(opener: str) -> None:
     model = tiny_swin()
-    names = [pair.name for pair in open_quantized(model, Bits(), repq()).pairs]
-    assert names[-1] == "layers.1.downsample.reduction"
-    assert len(names) == 9
-    pair = open_quantized(model, Bits(), repq()).pairs[-1]
-    assert pair.linear.input_quantizer.granularity.shape == (32,)
-    assert pair.unit == "layers.1.downsample.reduction"
-    default = open_quantized(model, Bits(), Method())
-    assert len(default.pairs) == 8
+    opened = open_float(model) if opener == "float" else DEFAULT_RECIPE.open(model, Bits())
+    assert len(opened.wires) == 9
+    for wire in opened.wires:
+        (reader,) = wire.readers
+        assert reader is opened.model.get_submodule(wire.name)
+        norm = {"qkv": "norm1", "fc1": "norm2", "reduction": "norm"}[wire.name.rsplit(".", 1)[1]]
+        before = wire.unit.removesuffix(".reduction")
+        assert wire.norm is opened.model.get_submodule(f"{before}.{norm}")
+        assert wire.name.startswith(wire.unit)
+        assert wire.unit in {unit.name for unit in opened.units}
+
+
+def test_reductions_can_be_folded_by_placement() -> None:
+    model = tiny_swin()
+    by_channel = read_recipe("repq").open(model, Bits())
+    assert sum(map(is_foldable, by_channel.wires)) == 9
+    wire = by_channel.wires[-1]
+    assert wire.name == wire.unit == "layers.1.downsample.reduction"
+    assert by_channel.model.layers[1].downsample.reduction.input_quantizer.granularity.shape == (32,)
+    default = DEFAULT_RECIPE.open(model, Bits())
+    assert [is_foldable(wire) for wire in default.wires] == [True] * 8 + [False]
     assert default.model.layers[1].downsample.reduction.input_quantizer.granularity.shape == ()
 
 
+def test_heads_can_be_rotated() -> None:
+    """Each head's queries with its keys, and its values with the columns that read them."""
+    with double_precision():
+        model, images = tiny_swin(), image_batch(32)
+        expected, heads = model(images), SwinAdapter(model).heads()
+        assert [(each.name, each.count) for each in heads] == [
+            (f"layers.{stage}.blocks.{index}.attn", stage + 1) for stage in range(2) for index in range(2)
+        ]
+        rotate_heads(heads)
+        assert relative_change(model(images), expected) < 1e-12
+
+
 def test_a_block_trains_nine_tensors_and_no_norm() -> None:
-    opened = open_quantized(tiny_swin(), Bits(), Method())
+    opened = DEFAULT_RECIPE.open(tiny_swin(), Bits())
     counts = {unit.name: len(trainable_parameters(unit.module)) for unit in opened.units}
     assert counts.pop("patch_embed.proj") == counts.pop("head.fc") == 2
     assert counts.pop("layers.1.downsample.reduction") == 1
@@ -144,23 +180,24 @@ def test_a_block_trains_nine_tensors_and_no_norm() -> None:
 
 def test_parameters_keep_their_names_and_values() -> None:
     model = tiny_swin()
-    opened = open_quantized(model, Bits(), Method())
+    opened = DEFAULT_RECIPE.open(model, Bits())
     parameters = dict(opened.model.named_parameters())
     assert parameters.keys() == dict(model.named_parameters()).keys()
     assert all(torch.equal(parameters[name], value) for name, value in model.named_parameters())
 
 
-def test_pad_value_of_each_block_belongs_to_its_qkv_pair() -> None:
-    opened = open_quantized(tiny_swin(), Bits(), Method())
-    for pair in opened.pairs:
-        block = opened.model.get_submodule(pair.unit)
+def test_pad_value_of_each_block_belongs_to_its_qkv_wire() -> None:
+    opened = DEFAULT_RECIPE.open(tiny_swin(), Bits())
+    padded = [wire for wire in opened.wires if wire.pad_value is not None]
+    assert [wire.name for wire in padded] == [wire.name for wire in opened.wires if wire.name.endswith("qkv")]
+    for wire in padded:
+        block = opened.model.get_submodule(wire.unit)
         assert isinstance(block, QuantSwinBlock)
-        assert (pair.pad_value is block.pad_value) is pair.name.endswith("qkv")
-        assert (pair.pad_value is None) is pair.name.endswith("fc1")
+        assert wire.pad_value is block.pad_value
 
 
 def test_pad_value_is_what_padding_holds() -> None:
-    opened = open_quantized(tiny_swin(img_size=40), Bits(), Method())
+    opened = DEFAULT_RECIPE.open(tiny_swin(img_size=40), Bits())
     switch(opened.model, weights=False, activations=False)
     block = opened.model.layers[0].blocks[0]
     block.pad_value.copy_(torch.arange(8.0) + 10)
@@ -176,7 +213,7 @@ def test_pad_value_is_what_padding_holds() -> None:
 
 def test_images_without_padding_do_not_feel_the_pad_value() -> None:
     model, images = tiny_swin(), image_batch(32)
-    opened = open_quantized(model, Bits(), Method())
+    opened = DEFAULT_RECIPE.open(model, Bits())
     switch(opened.model, weights=False, activations=False)
     before = opened.model(images)
     for layer in opened.model.layers:
@@ -187,7 +224,7 @@ def test_images_without_padding_do_not_feel_the_pad_value() -> None:
 
 def test_dynamic_mask_is_refused() -> None:
     with pytest.raises(IsvitError, match="dynamic_mask"):
-        open_quantized(tiny_swin(dynamic_img_size=True), Bits(), Method())
+        DEFAULT_RECIPE.open(tiny_swin(dynamic_img_size=True), Bits())
 
 
 def test_refusals_name_the_module() -> None:
@@ -207,7 +244,7 @@ def test_refused_attention_is_named_with_its_block() -> None:
     model = tiny_swin()
     model.layers[1].blocks[1].attn = nn.Identity()
     with pytest.raises(IsvitError, match=r"layers\.1\.blocks\.1\.attn: it is a Identity"):
-        open_quantized(model, Bits(), Method())
+        DEFAULT_RECIPE.open(model, Bits())
 
 
 def test_subclass_with_another_forward_is_refused() -> None:

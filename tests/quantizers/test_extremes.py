@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.quantizers import PerChannel, PerTensor, Quantizer, UniformQuantizer
+from isvit_lightning.quantizers import PerChannel, PerTensor, Quantizer, Uniform
 from tests.helpers import PROBABILITIES, QUANTIZERS
 
 LARGEST = 3.4e38
@@ -52,7 +52,7 @@ def test_every_finite_tensor_has_a_finite_grid_or_a_sentence(drawn: tuple[str, Q
     assert 0 <= int(codes.min()) <= int(codes.max()) < quantizer.n_codes
     assert torch.equal(quantizer.decode(codes), values)
     assert torch.equal(quantizer(values), values)
-    if isinstance(quantizer, UniformQuantizer) and quantizer.search.include_zero:
+    if isinstance(quantizer.format, Uniform) and quantizer.search.include_zero:
         assert torch.equal(quantizer.zero_point, quantizer.zero_point.round())
         assert 0 <= float(quantizer.zero_point.min()) <= float(quantizer.zero_point.max()) <= quantizer.n_codes - 1
         assert bool((quantizer.scale > 0).all())

@@ -1,14 +1,21 @@
-"""What all quantizers share: bits, switch, freezing, refusals, state."""
+"""What all quantizers share: bits, switch, what is held or kept, refusals, state."""
 
 import copy
-import inspect
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.quantizers import PerTensor, Quantizer, Role, UniformQuantizer
-from tests.helpers import GRANULARITIES, QUANTIZERS, samples_for
+from isvit_lightning.quantizers import (
+    Grid,
+    Quantizer,
+    Role,
+    Search,
+    Site,
+    Spec,
+)
+from tests.helpers import GRANULARITIES, QUANTIZERS, quantizer_of, samples_for
 
 BY_NAME = pytest.mark.parametrize("name", QUANTIZERS)
 
@@ -17,17 +24,6 @@ def build(name: str, bits: int = 4, granularity: str = "per_tensor") -> tuple[Qu
     """An uncalibrated quantizer and samples for it."""
     chosen, shape = GRANULARITIES[granularity]
     return QUANTIZERS[name](bits, chosen), samples_for(name, shape)
-
-
-def test_base_is_abstract() -> None:
-    assert inspect.isabstract(Quantizer)
-
-
-@BY_NAME
-@pytest.mark.parametrize("bits", [-1, 0, 1, 9, 32])
-def test_bits_out_of_range_are_refused(name: str, bits: int) -> None:
-    with pytest.raises(IsvitError, match=f"between 2 and 8, got {bits}.*model.bits"):
-        QUANTIZERS[name](bits, PerTensor())
 
 
 @BY_NAME
@@ -41,22 +37,19 @@ def test_switched_off_is_the_identity_even_uncalibrated(name: str) -> None:
 def test_uncalibrated_names_role_and_remedy(name: str) -> None:
     quantizer, samples = build(name)
     assert not quantizer.calibrated
-    with pytest.raises(IsvitError, match=rf"{quantizer.role.value}.*before it was calibrated.*isvit fit"):
+    with pytest.raises(IsvitError, match=rf"{quantizer.role}.*before it was calibrated.*isvit fit"):
         quantizer(samples)
 
 
 @BY_NAME
-def test_frozen_is_not_calibrated_again(name: str) -> None:
-    quantizer, samples = build(name)
-    quantizer.calibrate(samples)
-    quantizer.freeze()
-    before = copy.deepcopy(quantizer.state_dict())
-    with pytest.raises(IsvitError, match="frozen"):
-        quantizer.calibrate(samples / 2)
-    assert all(torch.equal(before[key], value) for key, value in quantizer.state_dict().items())
-    quantizer.unfreeze()
-    quantizer.calibrate(samples / 2)
-    assert quantizer.calibrated
+def test_one_that_was_loaded_is_not_calibrated_again(name: str) -> None:
+    source, samples = build(name)
+    source.calibrate(samples)
+    loaded = Quantizer(source.spec)
+    loaded.load_state_dict(source.state_dict())
+    with pytest.raises(IsvitError, match=f"{source.role} quantizer was loaded, expected one with a search"):
+        loaded.calibrate(samples / 2)
+    assert torch.equal(loaded(samples), source(samples))
 
 
 @BY_NAME
@@ -74,28 +67,6 @@ def test_refused_samples_leave_the_grid_as_it_was(name: str, bad: float) -> None
 
 
 @BY_NAME
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_buffers_are_nan_of_the_final_shape_until_calibrated(name: str, granularity: str) -> None:
-    quantizer, samples = build(name, granularity=granularity)
-    shapes = {key: value.shape for key, value in quantizer.state_dict().items()}
-    assert shapes
-    assert all(bool(value.isnan().all()) for value in quantizer.state_dict().values())
-    assert set(shapes.values()) == {torch.Size(quantizer.granularity.shape)}
-    quantizer.calibrate(samples)
-    quantizer(samples)
-    assert {key: value.shape for key, value in quantizer.state_dict().items()} == shapes
-    assert all(bool(value.isfinite().all()) for value in quantizer.state_dict().values())
-
-
-@BY_NAME
-def test_grid_is_made_of_buffers_alone(name: str) -> None:
-    quantizer, samples = build(name)
-    quantizer.calibrate(samples.requires_grad_())
-    assert list(quantizer.parameters()) == []
-    assert not any(buffer.requires_grad for buffer in quantizer.buffers())
-
-
-@BY_NAME
 def test_deep_copy_is_calibrated_and_independent(name: str) -> None:
     quantizer, samples = build(name)
     quantizer.calibrate(samples)
@@ -103,6 +74,72 @@ def test_deep_copy_is_calibrated_and_independent(name: str) -> None:
     twin = copy.deepcopy(quantizer)
     quantizer.calibrate(samples * 0.1)
     assert torch.equal(twin(samples), before)
+
+
+@BY_NAME
+def test_what_is_held_is_returned_as_it_is(name: str) -> None:
+    quantizer, samples = build(name)
+    held = torch.randn(3)
+    quantizer.held = held
+    assert quantizer(samples) is held
+    quantizer.enabled = False
+    assert quantizer(samples) is samples
+    quantizer.enabled, quantizer.held = True, None
+    quantizer.calibrate(samples)
+    assert torch.equal(quantizer(samples), quantizer.decode(quantizer.encode(samples)))
+
+
+@BY_NAME
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_what_is_kept_passes_unquantized_with_its_gradient(name: str, granularity: str) -> None:
+    quantizer, samples = build(name, granularity=granularity)
+    quantizer.calibrate(samples)
+    tensor = samples.clone().requires_grad_()
+    quantized = quantizer(tensor)
+    (slope,) = torch.autograd.grad(quantized.sum(), tensor)
+    kept = torch.arange(samples.numel()).view(samples.shape) % 3 == 0
+    quantizer.kept = kept.float()
+    values = quantizer(tensor)
+    values.sum().backward()
+    assert torch.equal(values, torch.where(kept, samples, quantized))
+    assert torch.equal(tensor.grad, torch.where(kept, torch.ones(()), slope))
+
+
+def test_neither_what_is_held_nor_what_is_kept_is_state() -> None:
+    quantizer = quantizer_of()
+    names = set(quantizer.state_dict())
+    quantizer.held = quantizer.kept = torch.ones(2)
+    assert set(quantizer.state_dict()) == names == {"scale", "zero_point"}
+
+
+def test_the_grid_is_chosen_by_the_search_from_the_site() -> None:
+    seen: list[tuple[Spec, Site]] = []
+
+    @dataclass(frozen=True)
+    class Fixed(Search):
+        def choose(self, spec: Spec, site: Site) -> Grid:
+            seen.append((spec, site))
+            return torch.tensor(0.5), torch.tensor(3.0)
+
+    quantizer = quantizer_of(search=Fixed())
+    site = Site(torch.rand(5), operand="weight", gradients=torch.rand(5))
+    quantizer.calibrate(site)
+    quantizer.calibrate(site.samples)
+    assert seen[0] == (quantizer.spec, site)
+    assert seen[1][1].samples is site.samples
+    assert (seen[1][1].layer, seen[1][1].partner, seen[1][1].gradients) == (None, None, None)
+    assert [number.item() for number in quantizer.grid] == [0.5, 3.0]
+    assert quantizer(torch.tensor([-9.0, 0.7])).tolist() == [-1.5, 0.5]
+
+
+def test_a_grid_of_too_few_numbers_is_an_error() -> None:
+    class Short(Search):
+        def choose(self, spec: Spec, site: Site) -> Grid:
+            return (torch.tensor(0.5),)
+
+    quantizer = quantizer_of(search=Short())
+    with pytest.raises(ValueError, match="shorter"):
+        quantizer.calibrate(torch.rand(5))
 
 
 @BY_NAME
@@ -116,7 +153,7 @@ def test_loading_an_uncalibrated_state_makes_uncalibrated(name: str) -> None:
 
 
 def test_refresh_follows_a_change_from_outside() -> None:
-    quantizer = UniformQuantizer(4)
+    quantizer = quantizer_of()
     quantizer.scale.fill_(0.5)
     quantizer.zero_point.fill_(4.0)
     assert not quantizer.calibrated
@@ -126,8 +163,8 @@ def test_refresh_follows_a_change_from_outside() -> None:
 
 
 def test_repr_tells_role_bits_codes_and_granularity() -> None:
-    quantizer = UniformQuantizer(3, role=Role.GELU_OUT)
-    assert "gelu_out, 3 bits, 8 codes, per tensor" in repr(quantizer)
+    quantizer = quantizer_of(bits=3, role=Role.GELU_OUT)
+    assert "gelu_out, Uniform(), 3 bits, 8 codes, per tensor" in repr(quantizer)
 
 
 @BY_NAME

@@ -1,9 +1,11 @@
-"""The dry run tells units, pairs, quantizers and memory, and changes nothing."""
+"""The dry run tells units, wires, quantizers and memory, and changes nothing."""
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from isvit_lightning.data import DigitsDataModule
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import open_float
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.quantizers import Log, Sulq
+from isvit_lightning.recipe import Bits, Choice, Recipe, read_recipe
 from isvit_lightning.run.inspection import cache_values, float_layers, inspect, needs, require_space
 from isvit_lightning.sources.preprocessing import Preprocessing
 from isvit_lightning.sources.source import NetworkSource
@@ -28,32 +31,52 @@ def column(table: Table, name: str) -> list[str]:
     return [str(cell) for cell in next(c for c in table.columns if c.header == name).cells]
 
 
-def tables(name: str, **options: object) -> list[Table]:
-    return list(inspect(Classifier(NetworkSource(name), **options), DigitsDataModule(calibration_images=100)))  # type: ignore[arg-type]
+ISVIT = read_recipe("isvit")
 
 
-def test_units_pairs_and_quantizers_of_a_vit() -> None:
-    units, pairs, quantizers = tables("vit_digits", bits=Bits(3, 4))
+def placed(**choices: Choice) -> Recipe:
+    """The default recipe with other choices for some roles."""
+    return replace(ISVIT, placement=replace(ISVIT.placement, **choices))
+
+
+def tables(name: str, recipe: Recipe = ISVIT, **options: Any) -> list[Table]:
+    return list(inspect(Classifier(NetworkSource(name), recipe, **options), DigitsDataModule(calibration_images=100)))
+
+
+def test_units_wires_and_quantizers_of_a_vit() -> None:
+    units, wires, quantizers = tables("vit_digits", bits=Bits(3, 4))
     names = column(units, "unit")
     assert names == ["patch_embed.proj", *(f"blocks.{index}" for index in range(4)), "head"]
     assert str(units.title).startswith("6 units; ")
-    assert str(pairs.title) == "8 pairs for stage 2"
-    assert set(column(pairs, "channels")) == {"96"}
+    assert str(wires.title) == "8 norms with a grid by channel"
+    assert set(column(wires, "channels")) == {"96"}
+    assert column(wires, "linear layer behind the norm")[:2] == ["blocks.0.attn.qkv", "blocks.0.mlp.fc1"]
+    assert column(wires, "unit")[:3] == ["blocks.0", "blocks.0", "blocks.1"]
     assert quantizers.title == "33 activation and 18 weight quantizers"
     by_role = dict(zip(column(quantizers, "role"), column(quantizers, "codes"), strict=True))
     assert by_role["weight"] == "8"
     assert by_role["attn_prob"] == by_role["qkv_in"] == "16"
+    bits = dict(zip(column(quantizers, "role"), column(quantizers, "bits"), strict=True))
+    assert (bits["weight"], bits["attn_prob"]) == ("3", "4")
 
 
-def test_the_options_of_the_method_show() -> None:
-    _, pairs, quantizers = tables("swin_digits", method=Method(reparameterize_reductions=True, extra_softmax_codes=1))
-    assert str(pairs.title) == "14 pairs for stage 2"
+def test_the_choices_of_the_recipe_show() -> None:
+    reductions = Choice(granularity="channel")
+    _, wires, quantizers = tables("swin_digits", placed(reduction_in=reductions, attn_prob=Choice(Sulq(1))))
+    assert str(wires.title) == "14 norms with a grid by channel"
     found = dict(zip(column(quantizers, "role"), column(quantizers, "codes"), strict=True))
     assert found["attn_prob"] == "17"
-    _, pairs, quantizers = tables("swin_digits", method=Method(softmax="log2"))
-    assert str(pairs.title) == "12 pairs for stage 2"
-    kinds = dict(zip(column(quantizers, "role"), column(quantizers, "kind"), strict=True))
-    assert (kinds["attn_prob"], kinds["weight"]) == ("log", "uniform")
+    _, wires, quantizers = tables("swin_digits", placed(attn_prob=Choice(Log()), head_in=Choice(bits=7)))
+    assert str(wires.title) == "12 norms with a grid by channel"
+    kinds = dict(zip(column(quantizers, "role"), column(quantizers, "format"), strict=True))
+    assert (kinds["attn_prob"], kinds["weight"]) == ("Log", "Uniform")
+    bits = dict(zip(column(quantizers, "role"), column(quantizers, "bits"), strict=True))
+    assert (bits["head_in"], bits["qkv_in"]) == ("7", "4")
+    _, wires, quantizers = tables("vit_digits", read_recipe("round_to_nearest"))
+    assert str(wires.title) == "0 norms with a grid by channel"
+    granularity = dict(zip(column(quantizers, "role"), column(quantizers, "granularity"), strict=True))
+    assert granularity["qkv_in"] == "per tensor"
+    assert "per channel" in granularity["weight"]
 
 
 @pytest.mark.parametrize(("build", "size"), [(tiny_vit, 16), (tiny_swin, 32)], ids=["vit", "swin"])
@@ -97,8 +120,7 @@ def test_a_disk_is_asked_for_images_and_caches(tmp_path: Path, monkeypatch: pyte
 
 
 def test_recomputed_caches_need_nothing() -> None:
-    model = Classifier(NetworkSource("vit_digits"))
-    model.caches = Caches(where="recompute")
+    model = Classifier(NetworkSource("vit_digits"), ISVIT, caches=Caches(where="recompute"))
     units = next(inspect(model, DigitsDataModule(calibration_images=100)))
     assert str(units.title) == "6 units; 100 images take 1 MB, caches 0 MB, recomputed in each step"
     assert set(column(units, "input MB")) == {"0.0"}

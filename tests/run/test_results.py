@@ -3,20 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from isvit_lightning.networks import open_quantized
-from isvit_lightning.recipe.method import Bits, Method
+from isvit_lightning.quantizers import Sulq
+from isvit_lightning.recipe import Bits, Choice, read_recipe
 from isvit_lightning.run.results import Results, console, count_codes, float_size, peak_memory, versions
 from tests.helpers import tiny_swin, tiny_vit
 
 KEYS = {
     "network",
-    "method",
+    "recipe",
     "bits",
     "n_codes",
     "metrics",
@@ -31,13 +32,32 @@ KEYS = {
 }
 
 
+COLUMNS = (("top1", "top-1 %"), ("top5", "top-5 %"), ("agreement", "agreement %"), ("kl", "KL"))
+
+
 def filled(path: Path) -> Results:
-    results = Results(path, "net", "isvit", Bits(3, 4), {"calibration": 16, "evaluation": 20}, 7, 5)
-    results.metrics = {"float": {"top1": 99.0, "top5": 100.0}, "quantized": {"top1": 95.125, "top5": 99.5}}
-    results.seconds = {"calibrate": 0.123456, "stage1": 1.0, "stage3": 2.0, "total": 3.004}
+    images = {"calibration": 16, "evaluation": 20}
+    results = Results(path, "net", "own_recipe", Bits(3, 4), images, 7, 5, columns=COLUMNS)
+    results.metrics = {
+        "float": {"top1": 99.0, "top5": 100.0},
+        "round_to_nearest": {"top1": 45.0, "top5": 60.0, "agreement": 44.0, "kl": 1.5},
+        "first_step": {"top1": 98.0, "top5": 99.0, "agreement": 97.0, "kl": 0.012345},
+        "quantized": {"top1": 95.125, "top5": 99.5, "agreement": 96.0, "kl": 0.25},
+    }
+    results.widths["first_step"] = "32/4"
+    results.seconds = {"calibrate": 0.123456, "first_step": 1.0, "stage3": 2.0, "total": 3.004}
+    results.baseline_seconds = {"round_to_nearest": 0.7}
     results.size_bytes = {"float": 2_000_000, "packed": 250_000}
-    results.n_codes = {"weight": 8, "activation": 16, "attn_prob": 17}
+    results.n_codes = {"weight": 8, "qkv_in": 16, "attn_prob": 17}
+    results.rolled_back = {"stage3": ["head"]}
     return results
+
+
+def row_of(results: Results, name: str) -> str:
+    """The row of the printed table with this title."""
+    out = Console(width=140, record=True)
+    out.print(results.table())
+    return next(line for line in out.export_text().splitlines() if name in line)
 
 
 def test_the_file_has_exactly_these_keys(tmp_path: Path) -> None:
@@ -47,10 +67,13 @@ def test_the_file_has_exactly_these_keys(tmp_path: Path) -> None:
     assert content.keys() == KEYS
     assert content["bits"] == {"weight": 3, "activation": 4}
     assert content["images"] == {"calibration": 16, "evaluation": 20}
-    assert content["seconds"] == {"calibrate": 0.12, "stage1": 1.0, "stage3": 2.0, "total": 3.0}
+    assert content["seconds"] == {"calibrate": 0.12, "first_step": 1.0, "stage3": 2.0, "total": 3.0}
     assert content["size_bytes"] == {"float": 2_000_000, "packed": 250_000}
     assert content["metrics"] == results.metrics
-    assert (content["network"], content["method"], content["seed"], content["iterations"]) == ("net", "isvit", 7, 5)
+    assert (content["network"], content["recipe"], content["seed"]) == ("net", "own_recipe", 7)
+    assert content["iterations"] == 5
+    assert content["n_codes"] == {"weight": 8, "qkv_in": 16, "attn_prob": 17}
+    assert content["rolled_back"] == {"stage3": ["head"]}
     assert content["peak_memory_bytes"] > 1_000_000
 
 
@@ -61,22 +84,73 @@ def test_a_run_that_has_just_begun_can_be_written(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_what_the_file_holds(tmp_path: Path) -> None:
-    out = Console(width=140, record=True)
-    out.print(filled(tmp_path / "results.json").table())
-    text = out.export_text()
-    row = next(line for line in text.splitlines() if "I&S-ViT" in line)
-    for part in ("95.12", "99.50", "3/4", "17", "0.25 MB", "3.0"):
-        assert part in row
-    row = next(line for line in text.splitlines() if "float" in line)
-    for part in ("99.00", "100.00", "32/32", "2.00 MB"):
-        assert part in row
-    assert "20 evaluation images" in text
+    results = filled(tmp_path / "results.json")
+    rows = {
+        "own recipe": ("95.12", "99.50", "96.00", "0.2500", "3/4", "17", "0.25 MB", "3.0"),
+        "float": ("99.00", "100.00", "32/32", "2.00 MB"),
+        "first step": ("98.00", "99.00", "97.00", "0.0123", "32/4", "16", "2.00 MB", "1.0"),
+        "round to nearest": ("45.00", "60.00", "44.00", "1.5000", "3/4", "16", "0.25 MB", "0.7"),
+    }
+    for name, parts in rows.items():
+        row = row_of(results, name)
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        assert [cell for cell in cells[1:] if cell] == list(parts)
+    assert [str(column.header) for column in results.table().columns[1:5]] == [title for _, title in COLUMNS]
+    assert results.table().title == "net, 20 evaluation images"
+
+
+def test_columns_that_nobody_measured_are_left_out(tmp_path: Path) -> None:
+    results = filled(tmp_path / "results.json")
+    for metrics in results.metrics.values():
+        metrics.pop("top1")
+        metrics.pop("top5")
+    headers = [str(column.header) for column in results.table().columns]
+    assert headers == ["", "agreement %", "KL", "bits W/A", "softmax codes", "size", "seconds"]
+
+
+def test_an_earlier_run_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    earlier = filled(path)
+    earlier.write()
+    results = Results(path, "net", "own_recipe", Bits(3, 4), dict(earlier.images), 7, 5, columns=COLUMNS)
+    results.metrics["float"] = {"top1": 1.0}
+    results.restore()
+    assert results.metrics == earlier.metrics
+    assert results.seconds == {name: round(value, 2) for name, value in earlier.seconds.items()}
+    assert (results.size_bytes, results.n_codes) == (earlier.size_bytes, earlier.n_codes)
+    assert results.rolled_back == earlier.rolled_back
+
+
+def test_what_was_measured_on_other_images_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    filled(path).write()
+    results = Results(path, "net", "own_recipe", Bits(3, 4), {"calibration": 16, "evaluation": 21}, 7, 5)
+    results.restore()
+    assert (results.metrics, results.seconds, results.size_bytes, results.n_codes) == ({}, {}, {}, {})
+    assert results.rolled_back == {"stage3": ["head"]}
+
+
+def test_nothing_is_taken_over_where_nothing_is(tmp_path: Path) -> None:
+    results = Results(tmp_path / "absent.json", "net", "isvit", Bits(), {"calibration": 1, "evaluation": 0}, 0, 1)
+    results.restore()
+    assert (results.metrics, results.rolled_back) == ({}, {})
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-def test_codes_are_counted_by_kind(extra: int) -> None:
-    model = open_quantized(tiny_vit(), Bits(3, 4), Method(extra_softmax_codes=extra)).model
-    assert count_codes(model) == {"weight": 8, "activation": 16, "attn_prob": 16 + extra}
+def test_codes_are_counted_by_role(extra: int) -> None:
+    recipe = read_recipe("isvit")
+    choices = {"attn_prob": Choice(Sulq(extra)), "head_in": Choice(bits=6)}
+    model = replace(recipe, placement=replace(recipe.placement, **choices)).open(tiny_vit(), Bits(3, 4)).model
+    plain = ("qkv_in", "query", "key", "value", "proj_in", "fc1_in", "gelu_out")
+    expected = {"weight": 8, **dict.fromkeys(plain, 16), "attn_prob": 16 + extra, "head_in": 64}
+    assert count_codes(model) == expected
+
+
+def test_the_most_codes_of_a_role_count() -> None:
+    model = read_recipe("isvit").open(tiny_vit(), Bits(3, 4)).model
+    model.blocks[0].attn.context.left_quantizer.n_codes = 9
+    model.blocks[1].attn.context.left_quantizer.n_codes = 11
+    assert count_codes(model)["attn_prob"] == 11
 
 
 def test_float_size_is_four_bytes_per_value() -> None:

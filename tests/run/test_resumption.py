@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import QUICKSTART, SHORT, kill_and_resume, parts, start
-from isvit_lightning.classifier import Evaluator
 from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.evaluation import Evaluator
 from isvit_lightning.run.resumption import begin
-from isvit_lightning.storage.parts import Checkpoints
+from isvit_lightning.storage.parts import Parts
 
 ROOT = Path(__file__).parents[2]
 BLIND = [*SHORT, "--evaluate", "false"]
@@ -55,6 +55,13 @@ def interrupted(folder: Path, at: str = "stage3-001", arguments: tuple[str, ...]
     return directory
 
 
+def row(printed: str, name: str) -> list[str]:
+    """Cells of a row of the printed table: title, four metrics, bits, softmax codes, size, seconds."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if "│" in line]
+    (found,) = (cells for cells in rows if cells[0] == name)
+    return found
+
+
 def resume(directory: Path, *changes: str) -> int:
     return main(["fit", *SHORT, *changes, "--resume", "true", "--trainer.default_root_dir", str(directory)])
 
@@ -75,24 +82,28 @@ def test_what_is_finished_is_not_done_again(
     caplog.set_level(logging.INFO)
     assert resume(directory) == 0
     lines = [record.getMessage() for record in caplog.records if " unit " in record.getMessage()]
-    assert not [line for line in lines if not line.startswith("stage 3")]
-    assert lines[-1].startswith("stage 3 unit 6/6 head")
+    assert not [line for line in lines if not line.startswith("stage3")]
+    assert lines[-1].startswith("stage3 unit 6/6 head")
     assert 1 <= len(lines) <= 4
-    assert lines[0].startswith(f"stage 3 unit {7 - len(lines)}/6")
+    assert lines[0].startswith(f"stage3 unit {7 - len(lines)}/6")
     assert (directory / f"logs/stage3_from_unit_{7 - len(lines)}/metrics.csv").exists()
     assert (directory / "logs/stage3").exists()
     assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
     results, expected = (json.loads((run / "results.json").read_text()) for run in (directory, finished))
     assert results["metrics"] == expected["metrics"]
     assert results["seconds"]["stage1"] > 0
-    assert "I&S-ViT" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert row(printed, "isvit")[5] == "3/3"
+    # Measured before the kill: weights were float, as in the file of a float network.
+    assert row(printed, "stage1")[5:8:2] == ["32/3", row(printed, "float")[7]]
     assert not (directory / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("at", ["stage1-002", "stage3-001"])
 def test_units_that_were_rolled_back_are_remembered(at: str, tmp_path: Path) -> None:
     """A learning rate at which the loss of every unit becomes infinite."""
-    absurd = tuple(part for stage in ("stage1", "stage3") for part in (f"--model.method.{stage}.learning_rate", "1e30"))
+    rates = {stage: {"trainables": {"learning_rate": 1e30}} for stage in ("stage1", "stage3")}
+    absurd = ("--model.recipe.changes", json.dumps(rates))
     assert main(["fit", *BLIND, *absurd, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
     expected = json.loads((tmp_path / "whole" / "results.json").read_text())["rolled_back"]
     blocks = ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
@@ -109,7 +120,9 @@ def test_a_finished_run_says_so_and_prints_the_table(
     before = (finished / "quantized.safetensors").stat().st_mtime_ns
     assert resume(finished) == 0
     assert "is finished; nothing is left to resume" in caplog.text
-    assert "I&S-ViT" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert row(printed, "isvit")[5] == "3/3"
+    assert row(printed, "stage1")[5:8:2] == ["32/3", row(printed, "float")[7]]
     assert (finished / "quantized.safetensors").stat().st_mtime_ns == before
 
 
@@ -117,7 +130,12 @@ def test_a_finished_run_says_so_and_prints_the_table(
     ("change", "told"),
     [
         (("--model.iterations", "4"), "model.iterations: 3 → 4"),
-        (("--model.method.stage3.learning_rate", "0.001"), "model.method.stage3.learning_rate: null → 0.001"),
+        (
+            ("--model.recipe.changes", "{stage3: {trainables: {learning_rate: 0.001}}}"),
+            "trainables.learning_rate: null → 0.001",
+        ),
+        (("--model.recipe.range_images", "7"), "model.recipe.range_images: 64 → 7"),
+        (("--model.recipe.placement.head_in.bits", "8"), "model.recipe.placement.head_in.bits: null → 8"),
         (("--seed_everything", "1"), "seed_everything: 0 → 1"),
         (("--data.calibration_images", "17"), "calibration images.number: 16 → 17"),
         (("--model.network.name", "swin_digits"), 'model.network.name: "vit_digits" → "swin_digits"'),
@@ -129,6 +147,7 @@ def test_a_changed_run_is_refused(
     assert resume(finished, *change) == 2
     message = capsys.readouterr().err
     assert told in message
+    assert len(message) < 1000
     assert "leave out --resume to start afresh" in message
     assert (finished / "quantized.safetensors").exists()
 
@@ -173,8 +192,8 @@ def test_two_processes_of_lightnings_launcher(finished: Path, tmp_path: Path) ->
     done = subprocess.run(
         [*command, "fit", *SHORT, *several], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
-    assert done.stdout.count("I&S-ViT") == 1
-    assert done.stderr.count("stage 3 unit 6/6") == 1
+    assert row(done.stdout, "isvit")[5] == "3/3"
+    assert done.stderr.count("stage3 unit 6/6") == 1
     results, expected = (json.loads((run / "results.json").read_text()) for run in (directory, finished))
     assert results["metrics"] == expected["metrics"]
     assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
@@ -187,7 +206,7 @@ def test_afresh_removes_what_an_earlier_run_left(tmp_path: Path) -> None:
     assert (first.resumes, first.finished) == (False, False)
     (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
     (tmp_path / "results.json").write_text("{}")
-    first.checkpoints.write("stage2", {})
+    first.parts.write("stage2", {})
     again = begin(tmp_path, {"seed": 0}, resume=True)
     assert (again.resumes, again.finished) == (True, False)
     assert parts(tmp_path) == ["stage2"]
@@ -197,16 +216,16 @@ def test_afresh_removes_what_an_earlier_run_left(tmp_path: Path) -> None:
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_run_is_finished_once_its_checkpoints_are_gone(tmp_path: Path) -> None:
-    checkpoints = begin(tmp_path, {"seed": 0}, resume=False).checkpoints
+def test_a_run_is_finished_once_its_parts_are_gone(tmp_path: Path) -> None:
+    kept = begin(tmp_path, {"seed": 0}, resume=False).parts
     (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
     (tmp_path / "quantized.safetensors").write_bytes(b"")
     assert not begin(tmp_path, {"seed": 0}, resume=True).finished
-    checkpoints.clear()
+    kept.clear()
     assert begin(tmp_path, {"seed": 0}, resume=True).finished
     with pytest.raises(IsvitError, match="seed: 0 → 1"):
         begin(tmp_path, {"seed": 1}, resume=True)
-    assert isinstance(checkpoints, Checkpoints)
+    assert isinstance(kept, Parts)
     assert QUICKSTART.exists()
 
 

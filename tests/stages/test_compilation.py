@@ -1,6 +1,7 @@
 """Compiled units: no graph breaks, the same values, and a sentence where there is no compiler."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,34 @@ from torch._dynamo.backends.registry import lookup_backend
 from benchmarks.kills import QUICKSTART
 from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import Unit, quantizers
-from isvit_lightning.quantizers import Role, UniformQuantizer
-from isvit_lightning.recipe.method import Method
-from isvit_lightning.stages import Schedule
+from isvit_lightning.networks import SINGLE, Unit, quantizers
+from isvit_lightning.quantizers import Log, Uniform
+from isvit_lightning.recipe import Choice
+from isvit_lightning.stages import Schedule, Tune
 from isvit_lightning.stages.compilation import callable_of, require_compiler
-from isvit_lightning.stages.tuning import trainable_parameters, trainable_scales
-from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
-from tests.stages.fitting import TUNED, changed, make_stage, run, snapshot
+from isvit_lightning.stages.trainables import scale_groups, trainable_parameters
+from tests.helpers import DEFAULT_RECIPE, LOG_SEARCH, image_batch, quantized_network, tiny_swin, tiny_vit
+from tests.stages.fitting import STAGE1, STAGE3, changed, make_stage, run, snapshot
 
+LOG2 = replace(DEFAULT_RECIPE, placement=replace(DEFAULT_RECIPE.placement, attn_prob=Choice(Log(), search=LOG_SEARCH)))
 UNITS = {
-    "block": (Method(), True, "blocks.0"),
-    "block, per channel and log2": (Method(softmax="log2"), False, "blocks.0"),
-    "shifted window": (Method(), True, "layers.0.blocks.1"),
+    "block": (DEFAULT_RECIPE, True, "blocks.0"),
+    "block, per channel and log2": (LOG2, False, "blocks.0"),
+    "shifted window": (DEFAULT_RECIPE, True, "layers.0.blocks.1"),
 }
-"""Methods, whether stage 2 is done, and a unit."""
+"""Recipes, whether the fold is done, and a unit."""
+
+
+def tuned_tensors(unit: Unit) -> list[torch.Tensor]:
+    scales = [tensor for group in scale_groups(unit.module, 1e-2) for tensor in group.tensors]
+    return trainable_parameters(unit.module) + scales
 
 
 def entered(kind: str) -> tuple[Unit, torch.Tensor]:
     """A calibrated unit whose tensors are tuned, and inputs."""
-    method, stage2, name = UNITS[kind]
+    recipe, folded, name = UNITS[kind]
     model, images = (tiny_swin(), image_batch(32, 4)) if name.startswith("layers") else (tiny_vit(), image_batch(16, 4))
-    opened = quantized_network(model, images, method=method, stage2=stage2)
+    opened = quantized_network(model, images, recipe=recipe, folded=folded)
     value = images
     for unit in opened.units:
         with torch.no_grad():
@@ -41,13 +48,13 @@ def entered(kind: str) -> tuple[Unit, torch.Tensor]:
             if unit.name == name:
                 break
             value = unit.module(value)
-    for tensor in trainable_parameters(unit.module) + trainable_scales(unit.module):
+    for tensor in tuned_tensors(unit):
         tensor.requires_grad_(True)
     return unit, value
 
 
 def gradients(unit: Unit) -> list[torch.Tensor]:
-    tensors = trainable_parameters(unit.module) + trainable_scales(unit.module)
+    tensors = tuned_tensors(unit)
     found = [tensor.grad for tensor in tensors if tensor.grad is not None]
     assert len(found) == len(tensors)
     for tensor in tensors:
@@ -62,13 +69,13 @@ def test_units_are_one_graph_with_the_same_values_and_gradients(kind: str) -> No
     expected.square().sum().backward()
     slopes = gradients(unit)
     torch.compiler.reset()
-    compiled = torch.compile(callable_of(unit.module, compiles=False), backend="aot_eager", fullgraph=True)
-    got = compiled(inputs)
+    compiled = torch.compile(callable_of(unit, compiles=False), backend="aot_eager", fullgraph=True)
+    got = compiled({SINGLE: inputs})[SINGLE]
     got.square().sum().backward()
     assert torch.equal(got, expected)
     assert all(torch.equal(*pair) for pair in zip(gradients(unit), slopes, strict=True))
-    per_channel = [q for q in quantizers(unit.module).values() if isinstance(q, UniformQuantizer) and q.scale.dim()]
-    assert any(q.role is not Role.WEIGHT for q in per_channel) is ("per channel" in kind)
+    per_channel = [q for q in quantizers(unit.module).values() if q.format == Uniform() and q.scale.dim()]
+    assert any(not q.role.weight for q in per_channel) is ("per channel" in kind)
 
 
 def test_more_units_than_torch_keeps_forms_of_one_function() -> None:
@@ -80,14 +87,16 @@ def test_more_units_than_torch_keeps_forms_of_one_function() -> None:
 
     for number in range(12):
         layer = torch.nn.Linear(3, number + 1)
-        run = callable_of(layer, compiles=True, backend=backend)
-        assert torch.equal(run(inputs), layer(inputs))
+        run = callable_of(Unit("layer", layer, torch.nn.Identity()), compiles=True, backend=backend)
+        assert torch.equal(run({SINGLE: inputs})[SINGLE], layer(inputs))
         # Where torch gives up, a function runs uncompiled without a word.
         assert len(graphs) == number + 1
 
 
-@pytest.mark.parametrize("title", TUNED)
-def test_a_stage_whose_units_are_compiled_ends_with_the_same_bits(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", [STAGE1, STAGE3], ids=["stage1", "stage3"])
+def test_a_stage_whose_units_are_compiled_ends_with_the_same_bits(
+    choice: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a backend that needs no C++ compiler and computes what the unit computes."""
     # Eight images of sixteen: the groups of every step are equally large, so that one form of a unit does.
     states, model, images, graphs = [], tiny_vit(), image_batch(16, 16), []
@@ -98,7 +107,7 @@ def test_a_stage_whose_units_are_compiled_ends_with_the_same_bits(title: str, mo
 
     monkeypatch.setattr("isvit_lightning.stages.tuning.callable_of", partial(callable_of, backend=backend))
     for compiles in (False, True):
-        stage = make_stage(title, model, images, Schedule(2, 8, compile_units=compiles))
+        stage = make_stage(choice, model, images, Schedule(2, 8, compile=compiles))
         stage.plan = [1, 2]
         run(stage)
         states.append(snapshot(stage.network))

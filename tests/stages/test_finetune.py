@@ -109,7 +109,7 @@ def test_two_processes_hold_the_same_network() -> None:
     for name, value in first.items():
         assert (value == second[name]).all(), name
         # Adam makes a whole step of a gradient that is rounding error: single elements may differ, tensors may not.
-        assert relative_change(torch.from_numpy(value), torch.from_numpy(alone[name])) < 1e-3, name
+        assert relative_change(torch.from_numpy(value), torch.from_numpy(alone[name])) < 5e-3, name
 
 
 def test_numbers_out_of_range_are_refused() -> None:

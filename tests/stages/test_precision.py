@@ -9,21 +9,22 @@ from torch import nn
 
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
-from isvit_lightning.networks import OpenedNetwork, open_float, quantizers
+from isvit_lightning.networks import SINGLE, OpenedNetwork, open_float, quantizers
 from isvit_lightning.quantizers import Quantizer
-from isvit_lightning.recipe.method import Bits, Method
-from isvit_lightning.stages import Calibration, ReparameterizationStage, Schedule, UnitStage, calibrate_network
-from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
-from tests.stages.fitting import TUNED, EachStep, changed, make_stage, run, snapshot
+from isvit_lightning.recipe import Bits
+from isvit_lightning.run.pipeline import Calibration, calibrate_network
+from isvit_lightning.stages import Fold, FoldStage, Schedule, Tune, UnitStage, Work
+from tests.helpers import DEFAULT_RECIPE, image_batch, quantized_network, tiny_swin, tiny_vit
+from tests.stages.fitting import STAGE1, STAGE3, EachStep, changed, make_stage, run, snapshot
 
 BUILD = {"vit": (tiny_vit, 16), "swin": (tiny_swin, 32)}
 
 
-@pytest.mark.parametrize("title", TUNED)
+@pytest.mark.parametrize("choice", [STAGE1, STAGE3], ids=["stage1", "stage3"])
 @pytest.mark.parametrize("kind", BUILD)
-def test_every_value_lies_exactly_on_the_grid(kind: str, title: str) -> None:
+def test_every_value_lies_exactly_on_the_grid(kind: str, choice: Tune) -> None:
     build, size = BUILD[kind]
-    stage = make_stage(title, build(), image_batch(size, 8), Schedule(2, 4))
+    stage = make_stage(choice, build(), image_batch(size, 8), Schedule(2, 4))
     read, seen = set[torch.dtype](), set[str]()
 
     def check(module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor, name: str) -> None:
@@ -42,8 +43,8 @@ def test_every_value_lies_exactly_on_the_grid(kind: str, title: str) -> None:
     def look(stage: Any, step: int) -> None:
         types.add(stage.last_loss.dtype)
         types.update(parameter.dtype for parameter in stage.network.parameters())
-        types.update(value.dtype for state in stage._optimizer().state.values() for value in state.values())
-        types.update(each.dtype for each in (stage.inputs, stage.targets))
+        types.update(value.dtype for state in stage.trainer.optimizers[0].state.values() for value in state.values())
+        types.update(each.tensors[SINGLE].dtype for each in (stage.inputs, stage.targets))
 
     run(stage, EachStep(look, after=True), precision="bf16-mixed")
     assert read == {torch.bfloat16, torch.float32}
@@ -56,8 +57,8 @@ def test_the_fold_is_that_of_float32() -> None:
     model, images = tiny_vit(), image_batch(16, 6)
 
     def folded(precision: Any) -> tuple[dict[str, torch.Tensor], float]:
-        opened = quantized_network(model, images, stage2=False)
-        stage = ReparameterizationStage(opened, open_float(model), images, Schedule(), Method())
+        opened = quantized_network(model, images, folded=False)
+        stage = FoldStage(Fold(), Work(opened, open_float(model), images, Schedule()))
         run(stage, precision=precision)
         return snapshot(opened.model), float(stage.last_loss)
 
@@ -69,7 +70,7 @@ def test_the_fold_is_that_of_float32() -> None:
 def test_the_digits_end_near_float32() -> None:
     images, labels = digit_images("held_out")
     calibration = Calibration(
-        embedded_network("vit_digits"), digit_images("train")[0][:64], Bits(4, 4), Method(), Schedule(10, 32)
+        embedded_network("vit_digits"), digit_images("train")[0][:64], Bits(4, 4), DEFAULT_RECIPE, Schedule(10, 32)
     )
 
     def accuracy(precision: Any) -> float:

@@ -1,18 +1,18 @@
 """A unit whose loss ends in NaN gets its best state back, and says so."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from isvit_lightning.callbacks import UnitProgress
-from isvit_lightning.recipe.method import Tuning
-from isvit_lightning.stages import Schedule, UnitStage
+from isvit_lightning.stages import Inputs, Schedule, Tune, UnitStage
 from isvit_lightning.stages.rollback import BestState
 from tests.helpers import image_batch, tiny_vit
-from tests.stages.fitting import TUNED, EachStep, changed, make_stage, run, snapshot
+from tests.stages.fitting import STAGE1, STAGE3, EachStep, changed, make_stage, run, snapshot
 
-TITLE = pytest.mark.parametrize("title", TUNED)
+CHOICE = pytest.mark.parametrize("choice", [STAGE1, STAGE3], ids=["stage1", "stage3"])
 
 
 def test_the_smallest_finite_loss_wins() -> None:
@@ -39,10 +39,10 @@ def test_without_a_finite_loss_the_first_state_stays() -> None:
     assert tensor.tolist() == [1.0, 1.0]
 
 
-@TITLE
+@CHOICE
 @pytest.mark.parametrize("poisoned", [0, 1, 13, 19])
-def test_a_unit_that_ends_in_nan_is_rolled_back(title: str, poisoned: int, caplog: pytest.LogCaptureFixture) -> None:
-    stage = make_stage(title, tiny_vit(), image_batch(16, 12), Schedule(20, 8), Tuning(inputs="quantized"))
+def test_a_unit_that_ends_in_nan_is_rolled_back(choice: Tune, poisoned: int, caplog: pytest.LogCaptureFixture) -> None:
+    stage = make_stage(replace(choice, inputs=Inputs("quantized")), tiny_vit(), image_batch(16, 12), Schedule(20, 8))
     states: list[tuple[float, dict[str, torch.Tensor]]] = []
     start: dict[str, torch.Tensor] = {}
     pending: dict[str, torch.Tensor] = {}
@@ -64,7 +64,7 @@ def test_a_unit_that_ends_in_nan_is_rolled_back(title: str, poisoned: int, caplo
     with caplog.at_level(logging.WARNING):
         run(stage, EachStep(before), EachStep(after, after=True), progress)
     assert stage.rolled_back == ["blocks.0"]
-    assert [message for message in caplog.messages if f"{title} blocks.0: the loss is no number" in message]
+    assert [message for message in caplog.messages if f"{choice.name} blocks.0: the loss is no number" in message]
     expected = min(states, key=lambda state: state[0])[1] if states else start
     assert not changed(expected, snapshot(stage.quantized.units[1].module))
     assert all(bool(parameter.isfinite().all()) for parameter in stage.network.parameters())
@@ -74,7 +74,7 @@ def test_a_unit_that_ends_in_nan_is_rolled_back(title: str, poisoned: int, caplo
     assert (mine[0].last == min(loss for loss, _ in states)) if states else mine[0].last == torch.inf
 
 
-@TITLE
-def test_a_unit_that_ends_well_is_left_alone(title: str) -> None:
-    stage = make_stage(title, tiny_vit(), image_batch(16, 12), Schedule(5, 8))
+@CHOICE
+def test_a_unit_that_ends_well_is_left_alone(choice: Tune) -> None:
+    stage = make_stage(choice, tiny_vit(), image_batch(16, 12), Schedule(5, 8))
     assert run(stage).rolled_back == []

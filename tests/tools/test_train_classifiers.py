@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from isvit_lightning.embedded import EmbeddedName, digit_images
-from isvit_lightning.embedded import train as training
 from isvit_lightning.embedded.networks import weights_file
 from isvit_lightning.errors import IsvitError
+from tools import train_classifiers as training
 from tools.train_classifiers import Recipe, main, save_weights, top1, train_network
 
 ONE_EPOCH = Recipe(epochs=1, batch_size=16)

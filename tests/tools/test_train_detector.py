@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 pytest.importorskip("mmdet")
 
-from detection.embedded import train as training
 from detection.embedded.network import WEIGHTS_FILE
 from isvit_lightning.errors import IsvitError
+from tools import train_detector as training
 from tools.train_detector import Recipe, main, train_detector
 
 TWO_STEPS = Recipe(steps=2, batch_size=2)

@@ -26,7 +26,7 @@ class Sulq(Format):
             codes and spends one more.
 
     Raises:
-        IsvitError: a negative number of extra codes.
+        IsvitError: another number of extra codes.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("eta", "offset", "step")
@@ -39,9 +39,9 @@ class Sulq(Format):
     extra_codes: int = 0
 
     def __post_init__(self) -> None:
-        if self.extra_codes < 0:
+        if not 0 <= self.extra_codes <= 1:
             raise IsvitError(
-                f"SULQ has extra_codes {self.extra_codes}, expected 0 or more: change it under model.recipe.placement."
+                f"SULQ has extra_codes {self.extra_codes}, expected 0 or 1: change it under model.recipe.placement."
             )
 
     @override

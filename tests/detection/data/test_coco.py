@@ -6,7 +6,6 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,15 +16,7 @@ from detection.data import CocoDataModule
 from detection.runtime import import_mmdet
 from isvit_lightning.data.sources import UnreadableImageError
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.sources.preprocessing import Preprocessing
 from tests.detection.data.samples import PREPROCESSING, coco_data, write_set
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    write_set(tmp_path, "train", 5, first=0)
-    write_set(tmp_path, "val", 4, first=100)
-    return tmp_path
 
 
 def test_calibration_canvases(root: Path) -> None:
@@ -46,43 +37,6 @@ def test_calibration_takes_listed_images_only(root: Path) -> None:
 def test_part_of_the_training_images_is_enough(root: Path) -> None:
     (root / "train" / "0001.jpg").unlink()
     assert coco_data(root).calibration_list().names == ("0000.jpg", "0002.jpg", "0003.jpg")
-
-
-def test_evaluation_batches(root: Path) -> None:
-    data = coco_data(root)
-    first, second = data.test_dataloader()
-    assert [len(batch["inputs"]) for batch in (first, second)] == [2, 2]
-    assert [sample.img_id for batch in (first, second) for sample in batch["data_samples"]] == [100, 101, 102, 103]
-    image, sample = first["inputs"][0], first["data_samples"][0]
-    assert image.dtype == torch.uint8
-    assert image.shape == (3, 32, 21)  # 30 x 20 fits 32 x 24
-    assert sample.ori_shape == (30, 20)
-    assert sample.img_shape == (32, 21)
-    assert sample.scale_factor == (21 / 20, 32 / 30)
-    assert data.predict_names() == ("0100.jpg", "0101.jpg", "0102.jpg", "0103.jpg")
-    assert next(data.predict_images()).size == (20, 30)
-    assert data.num_evaluation_images == 4
-
-
-def test_ground_truth_follows_the_evaluated_images(root: Path) -> None:
-    data = coco_data(root, evaluation_images=2)
-    truth = data.ground_truth()
-    assert sorted(truth.image_ids) == [100, 102]
-    assert truth.class_names == ("cat", "dog")
-    assert data.num_classes == 2
-    assert coco_data(root, classes=["dog"]).num_classes == 1
-
-
-def test_a_detector_of_other_classes(root: Path) -> None:
-    coco_data(root).require_classes(2)
-    coco_data(root, classes=["dog"]).require_classes(1)
-    coco_data(root, evaluation=None).require_classes(80)
-    with pytest.raises(IsvitError, match=r"^The evaluation images have 2 classes but the detector has 80, expected"):
-        coco_data(root).require_classes(80)
-
-
-def test_an_image_without_an_object_is_evaluated(root: Path) -> None:
-    assert 101 in coco_data(root).ground_truth().image_ids
 
 
 def test_a_missing_annotation_file(root: Path) -> None:
@@ -140,39 +94,6 @@ def test_a_damaged_image(root: Path, damage: bytes) -> None:
     assert coco_data(root, on_unreadable="skip").calibration_list().names == ("0000.jpg", "0002.jpg", "0003.jpg")
     with pytest.raises(UnreadableImageError, match="0101.jpg cannot be read"):
         list(coco_data(root, on_unreadable="skip").test_dataloader())
-
-
-def test_worker_processes_change_nothing(root: Path) -> None:
-    alone, helped = (list(coco_data(root, workers=workers).test_dataloader()) for workers in (0, 1))
-    for one, other in zip(alone, helped, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one["inputs"], other["inputs"], strict=True))
-
-
-def test_nothing_to_evaluate_on(root: Path) -> None:
-    data = coco_data(root, evaluation=None)
-    assert data.num_evaluation_images == 0
-    assert len(data.calibration_tensor()) == 3
-    with pytest.raises(IsvitError, match=r"no images to evaluate on.* set data.evaluation and data.evaluation_annot"):
-        data.test_dataloader()
-    with pytest.raises(IsvitError, match="no images to calibrate on"):
-        coco_data(root, calibration=None).calibration_tensor()
-
-
-def test_a_classifier_is_refused() -> None:
-    with pytest.raises(IsvitError, match=r"^CocoDataModule holds images for a detector, but the network is none"):
-        CocoDataModule().attach(Preprocessing(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"canvas": (20, 24)}, r"data.canvas is \[20, 24\], but the detector pads its images to multiples of 8"),
-        ({"scale": (0, 24)}, r"data.scale is \[0, 24\], expected two sizes"),
-    ],
-)
-def test_sizes(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(IsvitError, match=message):
-        CocoDataModule(**{"canvas": (16, 24), **options}).attach(PREPROCESSING)
 
 
 def test_an_archive_of_images(root: Path) -> None:

@@ -1,12 +1,16 @@
-"""SULQ against the tables of the method page (section 2.5), a slow search and the closed-form gradient."""
+"""SULQ against the tables of the method page (section 2.5) and a slow search."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from isvit_lightning.quantizers import PerTensor, SulqQuantizer, per_head
-from isvit_lightning.quantizers.sulq import POWER_OF_TWO_ETAS, PUBLISHED_ETAS
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.quantizers import Granularity, Quantizer, Sulq, per_head
+from isvit_lightning.quantizers.formats.sulq import POWER_OF_TWO_ETAS
+from isvit_lightning.recipe import read_recipe
+from tests.helpers import PUBLISHED_ETAS, SULQ_SEARCH, quantizer_of
 
 # eta: value that zero maps to, distinct values for 3, 4 and 6 bits with 2**b codes and with 2**b + 1.
 TABLE = {
@@ -26,9 +30,19 @@ STRICT_POINTS = [-2.34e-5, 9.53e-4, 6.81e-3, 0.01463, 0.0615, 0.124, 0.499, 0.99
 PUBLISHED_POINTS = [-2.34e-5, 9.53e-4, 6.81e-3, 0.01463, 0.03025, 0.0615, 0.249, 0.499, 0.999]
 
 
-def over_unit_interval(bits: int, eta: float, extra_codes: int = 0) -> SulqQuantizer:
+def searching(
+    bits: int,
+    etas: tuple[float, ...] = POWER_OF_TWO_ETAS,
+    extra_codes: int = 0,
+    granularity: Granularity | None = None,
+) -> Quantizer:
+    """One that looks for its shift among ``etas``."""
+    return quantizer_of(Sulq(extra_codes), bits, granularity, search=replace(SULQ_SEARCH, free=etas))
+
+
+def over_unit_interval(bits: int, eta: float, extra_codes: int = 0) -> Quantizer:
     """Grid that spans 0 to 1, in float64."""
-    quantizer = SulqQuantizer(bits, extra_codes=extra_codes).double()
+    quantizer = quantizer_of(Sulq(extra_codes), bits).double()
     offset = math.log2(eta)
     quantizer.eta.fill_(eta)
     quantizer.offset.fill_(offset)
@@ -59,6 +73,8 @@ def slow_search(samples: list[float], etas: tuple[float, ...], bits: int) -> tup
 
 def test_candidates() -> None:
     assert PUBLISHED_ETAS == (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+    assert read_recipe("isvit_published").placement.attn_prob.search.free == PUBLISHED_ETAS
+    assert Sulq.free == POWER_OF_TWO_ETAS
     assert POWER_OF_TWO_ETAS[0] == 1.0
     assert POWER_OF_TWO_ETAS[-1] == 2.0**-20
     assert all(math.log2(eta).is_integer() for eta in POWER_OF_TWO_ETAS)
@@ -85,27 +101,12 @@ def test_three_bit_reconstruction_points(extra_codes: int, points: list[float]) 
     assert quantizer.decode(torch.arange(len(points))).tolist() == pytest.approx(points, rel=2e-3)
 
 
-@pytest.mark.parametrize("extra_codes", [0, 1])
-@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
-@pytest.mark.parametrize("eta", [0.001, 0.03, 2.0**-10])
-def test_forward_against_pure_python(bits: int, extra_codes: int, eta: float) -> None:
-    quantizer = over_unit_interval(bits, eta, extra_codes)
-    samples = [k / 997 for k in range(998)]
-    offset, step = quantizer.offset.item(), quantizer.step.item()
-    codes = [min(max(round((math.log2(x + eta) - offset) / step), 0), quantizer.n_codes - 1) for x in samples]
-    exponents = [round(code * step + offset) for code in codes]
-    tensor = torch.tensor(samples, dtype=torch.float64)
-    assert quantizer.encode(tensor).tolist() == codes
-    assert quantizer.exponents(torch.tensor(codes)).tolist() == exponents
-    assert quantizer(tensor).tolist() == [2.0**e - eta for e in exponents]
-
-
 @pytest.mark.parametrize("etas", [PUBLISHED_ETAS, POWER_OF_TWO_ETAS])
 @pytest.mark.parametrize("extra_codes", [0, 1])
 @pytest.mark.parametrize("bits", [3, 4, 6])
 @pytest.mark.parametrize("temperature", [0.5, 3.0, 8.0])
 def test_search_against_a_slow_loop(etas: tuple[float, ...], extra_codes: int, bits: int, temperature: float) -> None:
-    quantizer = SulqQuantizer(bits, etas=etas, extra_codes=extra_codes).double()
+    quantizer = searching(bits, etas, extra_codes).double()
     samples = (torch.randn(2, 3, 8, 8, dtype=torch.float64) * temperature).softmax(dim=-1)
     quantizer.calibrate(samples)
     eta, low, high = slow_search(samples.flatten().tolist(), etas, bits)
@@ -118,38 +119,15 @@ def test_search_against_a_slow_loop(etas: tuple[float, ...], extra_codes: int, b
 def test_search_per_head_is_one_search_for_each_head() -> None:
     temperature = torch.tensor([0.5, 3.0, 8.0]).view(3, 1, 1)
     samples = (torch.randn(4, 3, 8, 8) * temperature).softmax(dim=-1)
-    together = SulqQuantizer(3, per_head(3))
+    together = searching(3, granularity=per_head(3))
     together.calibrate(samples)
     assert together.eta.unique().numel() > 1
     for head in range(3):
-        alone = SulqQuantizer(3, PerTensor())
+        alone = searching(3)
         alone.calibrate(samples[:, head])
         for name in ("eta", "offset", "step"):
             assert together.get_buffer(name)[head].item() == alone.get_buffer(name).item()
         assert torch.equal(together(samples)[:, head], alone(samples[:, head]))
-
-
-@pytest.mark.parametrize("extra_codes", [0, 1])
-@pytest.mark.parametrize("bits", [3, 4, 6])
-def test_gradient_is_the_ratio_inside_and_zero_outside(bits: int, extra_codes: int) -> None:
-    quantizer = over_unit_interval(bits, 0.01, extra_codes)
-    # The range of the samples is 0.05 to 0.6, so that both ends are left.
-    quantizer.offset.fill_(math.log2(0.06))
-    quantizer.step.fill_((math.log2(0.61) - math.log2(0.06)) / (quantizer.n_codes - 1))
-    tensor = torch.linspace(0, 1, 400, dtype=torch.float64).requires_grad_()
-    incoming = torch.randn(400, dtype=torch.float64)
-    values = quantizer(tensor)
-    values.backward(incoming)
-    eta, offset, step = (quantizer.get_buffer(name).item() for name in ("eta", "offset", "step"))
-    inside = 0
-    for x, x_hat, upstream, gradient in zip(
-        tensor.tolist(), values.tolist(), incoming.tolist(), tensor.grad.tolist(), strict=True
-    ):
-        code = round((math.log2(x + eta) - offset) / step)
-        expected = (x_hat + eta) / (x + eta) if 0 <= code <= quantizer.n_codes - 1 else 0.0
-        inside += expected != 0
-        assert gradient == pytest.approx(upstream * expected, rel=1e-12)
-    assert 0 < inside < 400
 
 
 def test_powers_of_two_make_zero_exact() -> None:
@@ -157,20 +135,10 @@ def test_powers_of_two_make_zero_exact() -> None:
         assert over_unit_interval(4, eta).float()(torch.zeros(1)).item() == 0.0
 
 
-def test_grid_values_are_shifts_minus_eta() -> None:
-    quantizer = SulqQuantizer(4, etas=PUBLISHED_ETAS)
-    quantizer.calibrate((torch.randn(2, 3, 8, 8) * 3).softmax(dim=-1))
-    codes = torch.arange(16)
-    exponents = quantizer.exponents(codes)
-    assert torch.equal(exponents, exponents.round())
-    expected = torch.tensor([2.0 ** int(e) for e in exponents]) - quantizer.eta
-    assert torch.equal(quantizer.decode(codes), expected)
-
-
 @pytest.mark.parametrize("etas", [PUBLISHED_ETAS, POWER_OF_TWO_ETAS])
 @pytest.mark.parametrize("value", [0.0, 0.0625, 0.25, 1 / 3, 1.0])
 def test_constant_tensor_has_a_finite_grid(value: float, etas: tuple[float, ...]) -> None:
-    quantizer = SulqQuantizer(4, etas=etas)
+    quantizer = searching(4, etas)
     samples = torch.full((2, 2, 4, 4), value)
     quantizer.calibrate(samples)
     assert all(bool(buffer.isfinite().all()) for buffer in quantizer.buffers())
@@ -182,17 +150,11 @@ def test_constant_tensor_has_a_finite_grid(value: float, etas: tuple[float, ...]
 def test_big_tensor_is_thinned_for_the_search_but_not_for_the_range() -> None:
     samples = torch.rand(2**21 + 5) * 0.5 + 0.1
     samples[12_345], samples[1_000_001] = 0.9, 1e-4
-    quantizer = SulqQuantizer(4, etas=(0.01,))
+    quantizer = searching(4, (0.01,))
     quantizer.calibrate(samples)
     assert quantizer.offset.item() == pytest.approx(math.log2(1e-4 + 0.01), rel=1e-5)
     top = quantizer.offset + quantizer.step * 15
     assert top.item() == pytest.approx(math.log2(0.91), abs=1e-5)
-
-
-def test_extra_codes_are_visible() -> None:
-    assert SulqQuantizer(3).n_codes == 8
-    assert SulqQuantizer(3, extra_codes=1).n_codes == 9
-    assert "9 codes" in repr(SulqQuantizer(3, extra_codes=1))
 
 
 def test_example_of_the_paper() -> None:
@@ -201,3 +163,8 @@ def test_example_of_the_paper() -> None:
     values = quantizer.decode(torch.arange(8))
     assert 2.0**-14 - 1e-6 in values.tolist()
     assert quantizer(torch.tensor([2.38e-5], dtype=torch.float64)).item() == 2.0**-14 - 1e-6
+
+
+def test_fewer_codes_are_refused() -> None:
+    with pytest.raises(IsvitError, match=r"extra_codes -1, expected 0 or more.*placement"):
+        Sulq(extra_codes=-1)
