@@ -19,61 +19,12 @@ from typing import cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
 
 from isvit_lightning.cli import IsvitCLI, main
-from isvit_lightning.networks import Data, Unit
+from isvit_lightning.run.cost import float_step_seconds
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.stages import TuningStage, UnitStage
-from isvit_lightning.stages.losses import reconstruction_loss
 from isvit_lightning.stages.passes import moved
-
-_REPEATS = 3
-
-
-def float_step_seconds(unit: Unit, inputs: Data, targets: Data, micro_batch: int) -> list[float]:
-    """Seconds of forward, backward and Adam of one float unit, ``_REPEATS`` times after a warm-up.
-
-    Args:
-        unit: float unit; its weights are given back as they were.
-        inputs: one batch of its inputs.
-        targets: as many targets, for the same loss.
-        micro_batch: images at once, as in the calibration, so that the measurement takes no more memory than it.
-    """
-    weights = [
-        parameter
-        for module in unit.module.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-        for parameter in module.parameters(recurse=False)
-    ]
-    kept = [weight.detach().clone() for weight in weights]
-    for weight in weights:
-        weight.requires_grad_(True)
-    optimizer = torch.optim.Adam(weights, lr=1e-9, fused=True)
-    durations = []
-    for _ in range(_REPEATS + 1):
-        started = time.perf_counter()
-        optimizer.zero_grad()
-        for start in range(0, _images(inputs), micro_batch):
-            _share_of_loss(unit, inputs, targets, slice(start, start + micro_batch)).backward()
-        optimizer.step()
-        durations.append(time.perf_counter() - started)
-    for weight, value in zip(weights, kept, strict=True):
-        weight.requires_grad_(False)
-        weight.grad = None
-        weight.copy_(value)
-    return durations[1:]
-
-
-def _images(data: Data) -> int:
-    return len(next(iter(data.values())))
-
-
-def _share_of_loss(unit: Unit, inputs: Data, targets: Data, rows: slice) -> torch.Tensor:
-    """What ``rows`` add to the mean loss of all."""
-    some = {name: tensor[rows] for name, tensor in inputs.items()}
-    losses = [reconstruction_loss(output, targets[name][rows]) for name, output in unit(some).items()]
-    return torch.stack(losses).sum() * (_images(some) / _images(inputs))
 
 
 def stage_step_seconds(stage: TuningStage) -> list[float]:

@@ -1,4 +1,4 @@
-"""``isvit``: fit, test, predict and inspect, driven by configuration files."""
+"""``isvit``: fit, test, predict, inspect and compare, driven by configuration files."""
 
 import contextlib
 import os
@@ -19,10 +19,13 @@ from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.run.arguments import content_of, default_directory, values_of, with_recipe, with_run_config
+from isvit_lightning.run.compare import compare
 from isvit_lightning.run.inspection import inspect
+from isvit_lightning.run.messages import one_sentence, own_sentences
 from isvit_lightning.run.results import console
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.run.strategy import UnitStrategy, alone, require_precision, require_supported, started
+from isvit_lightning.run.verbs import VERBS, Verbs
 from isvit_lightning.stages.compilation import require_compiler
 from isvit_lightning.system.bootstrap import begin_process
 from isvit_lightning.system.faults import sentences
@@ -30,8 +33,6 @@ from isvit_lightning.system.processes import is_first_process, lost_connection, 
 from isvit_lightning.system.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
 
 _GRACE_SECONDS = 2.0
-_VERBS = ("fit", "test", "predict", "inspect")
-_BASELINES = ["round_to_nearest", "repq"]
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -42,40 +43,6 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
 }
-
-
-class _Verbs(Trainer):
-    """The options of the verbs, and their help; Lightning's own trainer trains."""
-
-    def fit(  # type: ignore[override]
-        self, evaluate: bool = True, baselines: list[str] = _BASELINES, resume: bool = False
-    ) -> None:
-        """Calibrate a network and write its run directory.
-
-        Args:
-            evaluate: end with an evaluation and the table.
-            baselines: recipes that are measured beside the result, by name or path; [] for none.
-            resume: go on with the interrupted run in the run directory; starts afresh where there is none.
-        """
-
-    def test(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Measure a finished run: accuracy of a classifier and its distance to the float one, or average precision.
-
-        Args:
-            ckpt_path: run directory or its quantized.safetensors; none measures the float network.
-        """
-
-    def predict(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Write what is found on each evaluation image: a table of classes, or pictures of a detector's objects.
-
-        A classifier needs no labels: data.evaluation may name any folder of images, flat or nested.
-
-        Args:
-            ckpt_path: run directory or its quantized.safetensors; none predicts with the float network.
-        """
-
-    def inspect(self, **kwargs: Any) -> None:
-        """Print units, norms, quantizers and the memory of the caches, and calibrate nothing."""
 
 
 class IsvitCLI(LightningCLI):
@@ -89,13 +56,13 @@ class IsvitCLI(LightningCLI):
             self.model_section,
             CalibrationDataModule,
             save_config_callback=None,
-            trainer_class=_Verbs,
+            trainer_class=Verbs,
             trainer_defaults=_TRAINER_DEFAULTS,
             seed_everything_default=0,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=with_recipe(list(args or []), _VERBS) if isinstance(args, list | tuple) else args,
+            args=with_recipe(list(args or []), VERBS) if isinstance(args, list | tuple) else args,
             run=run,
         )
 
@@ -105,8 +72,8 @@ class IsvitCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The verbs; each takes all arguments of its method of :class:`_Verbs`."""
-        return {verb: set() for verb in _VERBS}
+        """The verbs; each takes all arguments of its method of :class:`Verbs`."""
+        return {verb: set() for verb in VERBS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed of the run draws the calibration images too; the program was already chosen by :func:`main`."""
@@ -156,10 +123,21 @@ class IsvitCLI(LightningCLI):
         for table in inspect(self.model, self.datamodule):
             console().print(table)
 
+    def compare(self, methods: str, bits: str | None = None, seeds: str = "0", **kwargs: Any) -> None:
+        """Put recipes side by side."""
+        runner = self._runner()
+        table = compare(runner, methods, bits, seeds)
+        console().print(table.table())
+        if is_first_process():
+            table.write(runner.directory)
+
     def _directory(self) -> Path:
         """The run directory."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        return Path(config["trainer"]["default_root_dir"] or default_directory(config.get("config") or []))
+        named = default_directory(config.get("config") or [])
+        if self.subcommand == "compare":
+            named = named.with_name(f"compare-{named.name}")
+        return Path(config["trainer"]["default_root_dir"] or named)
 
     def _runner(self) -> Runner:
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -281,15 +259,3 @@ def _tell(sentence: str, first: bool) -> None:
     if not first:
         time.sleep(_GRACE_SECONDS)  # the first process ends the others when it fails too
     sys.stderr.write(f"isvit: {sentence}\n")
-
-
-def own_sentences(error: Exception) -> list[str]:
-    """The sentences of this program inside a parser's complaint."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    return [line for line in lines if ", expected" in line and line.endswith(".")]
-
-
-def one_sentence(error: Exception) -> str:
-    """A parser's complaint in one line; where one of this program's own sentences is inside, that alone."""
-    own = own_sentences(error)
-    return own[0] if own else f"{' '.join(str(error).split())}; `isvit fit --help` lists the expected keys."

@@ -8,12 +8,19 @@ from typing import ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL.Image import Image
 from torch import Tensor
 
 from isvit_lightning.data.loading import ImageList, ImageLoader, image_loader
-from isvit_lightning.data.selection import CalibrationList, Selection, calibration_order, evenly_spaced, first_overlap
-from isvit_lightning.data.sources import ImageSource, LabeledImages, Transform, UnreadableImageError
+from isvit_lightning.data.selection import (
+    CalibrationList,
+    EvaluationList,
+    Selection,
+    calibration_order,
+    evenly_spaced,
+    first_overlap,
+    readable,
+)
+from isvit_lightning.data.sources import ImageSource, LabeledImages, Transform
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.preprocessing import Preprocessing
 
@@ -113,6 +120,11 @@ class CalibrationDataModule(LightningDataModule, ABC):
         """
         return CalibrationList.of(*self._calibration)
 
+    def evaluation_list(self) -> EvaluationList:
+        """Number of the images that are evaluated on, and a hash over their names."""
+        images = self._evaluation
+        return EvaluationList() if images is None else EvaluationList.of(images.source, self._evaluated(images))
+
     @property
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of a calibration image."""
@@ -187,7 +199,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
         order = calibration_order(len(source), self.selection, self.seed)
         usable, skipped = "images", list[int]()
         if self.on_unreadable == "skip":
-            order, skipped = _readable(source, order, self.calibration_images)
+            order, skipped = readable(source, order, self.calibration_images)
             usable = "readable images"
         if len(order) < self.calibration_images:
             raise IsvitError(
@@ -268,29 +280,3 @@ class CalibrationDataModule(LightningDataModule, ABC):
 def _require_at_least(least: int, option: str, value: int) -> None:
     if value < least:
         raise IsvitError(f"data.{option} is {value}, expected {least} or more: raise data.{option}.")
-
-
-def _readable(source: ImageSource, order: list[int], count: int) -> tuple[list[int], list[int]]:
-    """The first ``count`` indices of ``order`` whose image can be decoded, fewer if there are not as many; the others.
-
-    The others are those met on the way, whose image cannot be decoded.
-    """
-    kept: list[int] = []
-    skipped: list[int] = []
-    for index in order:
-        if len(kept) == count:
-            break
-        try:
-            source.tensor(index, _nothing)
-            kept.append(index)
-        except UnreadableImageError:
-            skipped.append(index)
-    if skipped:
-        names = ", ".join(map(source.name, skipped))
-        _LOG.warning("Skipped %d unreadable calibration images: %s", len(skipped), names)
-    return kept, skipped
-
-
-def _nothing(_: Image) -> Tensor:
-    """A transform for images that only need to be decodable."""
-    return torch.empty(0)

@@ -39,6 +39,11 @@ def label_by_folder(source: FileSource, classes: Sequence[str] | None = None) ->
     return LabeledImages(source, tuple(place[folder] for folder in folders), len(classes))
 
 
+def in_one_folder(source: FileSource) -> bool:
+    """Whether all images lie in one folder, so that folders tell no classes."""
+    return len({name.rpartition("/")[0] for name in source.names}) == 1
+
+
 def read_class_map(path: Path) -> tuple[str, ...]:
     """Names of the class folders in class order, from a text file with one name per line.
 

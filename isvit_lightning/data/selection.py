@@ -1,14 +1,18 @@
 """Which images of a list are taken, and whether two lists share one."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from PIL.Image import Image
+from torch import Tensor
 
-from isvit_lightning.data.sources import ImageSource
+from isvit_lightning.data.sources import ImageSource, UnreadableImageError
 
+_LOG = logging.getLogger(__name__)
 Selection = Literal["random", "first"]
 
 
@@ -39,6 +43,25 @@ class CalibrationList:
             digest.update(f"{source.name(index)}\0{content}\n".encode(errors="surrogateescape"))
         names, passed_over = (tuple(source.name(index) for index in some) for some in (indices, skipped))
         return cls(names, digest.hexdigest(), passed_over)
+
+
+@dataclass(frozen=True)
+class EvaluationList:
+    """The images that a network is evaluated on.
+
+    Args:
+        number: how many.
+        sha256: hash over their names in order.
+    """
+
+    number: int = 0
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, source: ImageSource, indices: Sequence[int]) -> "EvaluationList":
+        """The list of the images at ``indices`` of ``source``."""
+        names = "\n".join(source.name(index) for index in indices)
+        return cls(len(indices), hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest())
 
 
 def calibration_order(count: int, selection: Selection, seed: int) -> list[int]:
@@ -102,3 +125,29 @@ def first_overlap(calibration: ImageSource, chosen: Sequence[int], evaluation: I
 
 def _hash(source: ImageSource, index: int) -> bytes:
     return hashlib.sha256(source.read(index)).digest()
+
+
+def readable(source: ImageSource, order: list[int], count: int) -> tuple[list[int], list[int]]:
+    """The first ``count`` indices of ``order`` whose image can be decoded, fewer if there are not as many; the others.
+
+    The others are those met on the way, whose image cannot be decoded.
+    """
+    kept: list[int] = []
+    skipped: list[int] = []
+    for index in order:
+        if len(kept) == count:
+            break
+        try:
+            source.tensor(index, _nothing)
+            kept.append(index)
+        except UnreadableImageError:
+            skipped.append(index)
+    if skipped:
+        names = ", ".join(map(source.name, skipped))
+        _LOG.warning("Skipped %d unreadable calibration images: %s", len(skipped), names)
+    return kept, skipped
+
+
+def _nothing(_: Image) -> Tensor:
+    """A transform for images that only need to be decodable."""
+    return torch.empty(0)

@@ -2,15 +2,12 @@
 
 import json
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -18,6 +15,7 @@ from torch import nn
 from isvit_lightning.networks import quantizers
 from isvit_lightning.recipe import Bits
 from isvit_lightning.storage.files import write_json
+from isvit_lightning.system.memory import peak_memory
 from isvit_lightning.system.processes import broadcast_object, rank
 
 _DIGITS = {"kl": 4}
@@ -137,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
 def console() -> Console:
     """Standard output; wide where nobody's window bounds it, so that files and pipes get whole rows."""
     out = Console()
-    return out if out.is_terminal else Console(width=140)
+    return out if out.is_terminal else Console(width=200)
 
 
 def count_codes(model: nn.Module) -> dict[str, int]:
@@ -151,20 +149,6 @@ def count_codes(model: nn.Module) -> dict[str, int]:
 def float_size(model: nn.Module) -> int:
     """Bytes of all parameters and buffers of ``model`` in float32."""
     return 4 * sum(tensor.numel() for tensor in model.state_dict().values())
-
-
-def peak_memory() -> int:
-    """Bytes: of the accelerator where one was used, else the largest resident size of this process so far."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if sys.platform == "linux" and status.exists():
-        # What getrusage tells there starts at the peak of the process that started this one.
-        peaks = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        if peaks:
-            return int(peaks[0]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:

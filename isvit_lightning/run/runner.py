@@ -23,9 +23,9 @@ from isvit_lightning.run.inspection import require_space
 from isvit_lightning.run.pipeline import Calibration, calibrate_network
 from isvit_lightning.run.results import Results, console, count_codes, float_size
 from isvit_lightning.run.resumption import begin, fingerprint
+from isvit_lightning.run.rows import StepRows
 from isvit_lightning.run.task import ModelSection
 from isvit_lightning.sources.source import LoadedNetwork
-from isvit_lightning.stages import Step
 from isvit_lightning.storage.files import write_atomically, write_json
 from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.processes import rank, world_size
@@ -255,7 +255,7 @@ class Runner:
 
     def _calibrate(self, calibration: Calibration, results: Results, parts: Parts, evaluate: bool) -> nn.Module:
         fitter = UnitFitter(self.make_trainer, self.alone, self.directory, self.configured_callbacks, parts)
-        rows = _StepRows(calibration.recipe.steps, results, self._measure_row if evaluate else None)
+        rows = StepRows(calibration.recipe.steps, results, self._measure_row if evaluate else None)
         network = calibrate_network(calibration, fitter, rows, parts)
         # The files know more than this process did: units of other processes and of the run before an interruption.
         results.rolled_back = results.rolled_back or parts.rolled_back()
@@ -274,29 +274,6 @@ class Runner:
 
     def _evaluating_trainer(self) -> Trainer:
         return self.make_trainer(logger=False, callbacks=[KeepSigterm()])
-
-
-class _StepRows:
-    """A row of the results for each step but the last one, whose row is that of the result.
-
-    Args:
-        steps: of the recipe.
-        results: where rows are written.
-        measure: measures a row; None where nothing is evaluated.
-    """
-
-    def __init__(self, steps: Sequence[Step], results: Results, measure: Callable[..., None] | None) -> None:
-        self._rows = [step.name for step in steps[:-1] if step.has_row] if measure else []
-        self._results, self._measure = results, measure
-
-    def wants(self, step: Step) -> bool:
-        """Whether the step has a row that is not measured yet."""
-        return step.name in self._rows and step.name not in self._results.metrics
-
-    def show(self, step: Step, model: nn.Module) -> None:
-        """Measure the row."""
-        if self._measure is not None:
-            self._measure(self._results, step.name, model)
 
 
 def _tell_finished(results: Results, directory: Path) -> Results:

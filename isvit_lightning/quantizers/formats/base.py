@@ -21,6 +21,8 @@ class Format(ABC):
 
     numbers: ClassVar[tuple[str, ...]]
     """Names of the numbers that make a grid; they are buffers of a quantizer."""
+    dynamic: ClassVar[bool] = False
+    """Whether a grid is chosen anew for each tensor that is quantized at run time, instead of once for all."""
     fallback: ClassVar[tuple[float, ...]]
     """Values of the numbers where no grid for the samples can be computed with, such as near the end of float32."""
     non_negative: ClassVar[bool] = False

@@ -1,0 +1,100 @@
+"""The table of a comparison: on the terminal, as Markdown, CSV and JSON."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from isvit_lightning.run.cells import Cell
+from isvit_lightning.storage.files import write_atomically, write_json
+
+_COSTS = (("seconds", "seconds"), ("float_block_steps", "float block steps"), ("peak_memory_bytes", "peak GB"))
+
+
+@dataclass
+class Comparison:
+    """Rows of recipes and widths, each over its seeds.
+
+    Args:
+        network: name of the network.
+        columns: metrics, each with its title.
+        images: evaluation images.
+        rows: what each cell measured, by recipe and widths.
+        float_row: what the float network measured.
+    """
+
+    network: str
+    columns: tuple[tuple[str, str], ...]
+    images: int
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    float_row: dict[str, float] = field(default_factory=dict)
+
+    def set_float(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of the float network."""
+        self.float_row = dict(metrics)
+
+    def add(self, cell: Cell, row: Mapping[str, Any]) -> None:
+        """What a cell measured, or why it failed."""
+        self.rows.setdefault(cell.title, []).append({"seed": cell.seed, **row})
+
+    def table(self) -> Table:
+        """For the terminal."""
+        header, *lines = self.lines()
+        table = Table(title=f"{self.network}, {self.images} evaluation images")
+        for place, column in enumerate(header):
+            table.add_column(column, justify="right" if place > 1 else "left")
+        for line in lines:
+            table.add_row(*line)
+        return table
+
+    def lines(self) -> list[list[str]]:
+        """Header and rows as texts; a figure of several seeds is ``mean ± standard deviation``."""
+        shown = [(key, title) for key, title in self.columns if self._has(key)]
+        titles = [title for _, title in (*shown, *_COSTS)]
+        lines = [["recipe", "bits", *titles, "codes beyond", "float", "ranges"]]
+        lines.append(["float", "w32a32", *(_figure(key, [self.float_row]) for key, _ in shown), *[""] * 6])
+        for title, cells in self.rows.items():
+            name, bits = title.rsplit(" ", 1)
+            good = [cell for cell in cells if "failed" not in cell]
+            if not good:
+                lines.append([name, bits, f"failed: {cells[0]['failed']}", *[""] * (len(titles) + 2)])
+                continue
+            figures = [_figure(key, good) for key, _ in (*shown, *_COSTS)]
+            audit = good[0]
+            kept = f"{len(audit['float'])} operands" if audit["float"] else "none"
+            failed = f" ({len(cells) - len(good)} of {len(cells)} seeds failed)" if len(good) < len(cells) else ""
+            lines.append([name + failed, bits, *figures, ", ".join(audit["beyond"]) or "none", kept, audit["ranges"]])
+        return lines
+
+    def markdown(self) -> str:
+        """As a table of Markdown."""
+        header, *lines = self.lines()
+        rows = [header, ["---", "---", *["---:"] * (len(header) - 2)], *lines]
+        return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+    def write(self, directory: Path) -> None:
+        """Write ``comparison.md``, ``comparison.csv`` and ``comparison.json``."""
+        write_atomically(directory / "comparison.md", self.markdown().encode())
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self.lines())
+        write_atomically(directory / "comparison.csv", text.getvalue().encode())
+        content = {"network": self.network, "images": self.images, "float": self.float_row, "rows": self.rows}
+        write_json(directory / "comparison.json", content)
+
+    def _has(self, key: str) -> bool:
+        return any(key in cell for cells in (*self.rows.values(), [self.float_row]) for cell in cells)
+
+
+def _figure(key: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    """Mean over the cells, with the standard deviation where there are several."""
+    values = [float(cell[key]) for cell in cells if key in cell]
+    if not values:
+        return ""
+    scale, digits = {"peak_memory_bytes": (1e-9, 2), "kl": (1.0, 4), "float_block_steps": (1.0, 0)}.get(key, (1.0, 2))
+    mean = f"{scale * statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
