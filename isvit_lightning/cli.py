@@ -52,6 +52,7 @@ class IsvitCLI(LightningCLI):
     """What the section model of a configuration describes."""
 
     def __init__(self, args: ArgsType, run: bool = True) -> None:
+        self._verb = next((one for one in args or () if one in VERBS), None) if isinstance(args, list | tuple) else None
         super().__init__(
             self.model_section,
             CalibrationDataModule,
@@ -69,6 +70,13 @@ class IsvitCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Lightning's parser, raising instead of leaving the process, so that errors read alike."""
         return super().init_parser(**{**kwargs, "exit_on_error": False, "prog": kwargs.get("prog", "isvit")})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Options of the verb that is given alone: those of all others would take longer than everything else."""
+        if subcommand == self._verb:
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self._subcommand_method_arguments[subcommand] = []
+        return self.init_parser(**kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.recipe.files import recipe_file
@@ -39,6 +38,8 @@ def recipe_of(content: Any) -> Recipe:
     Args:
         content: ``{model: {recipe: …}}``, plain values.
     """
+    from jsonargparse import ArgumentParser  # noqa: PLC0415 - takes a while to import, and not every use needs it
+
     parser: Any = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model.recipe", type=Recipe)
     recipe: Recipe = parser.instantiate(
