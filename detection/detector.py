@@ -4,50 +4,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 
 from detection.architecture import DetectorArchitecture
 from detection.source import DetectorSource
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork, load
-from isvit_lightning.recipe import Bits, Recipe
-from isvit_lightning.run.task import bare
-from isvit_lightning.stages import Schedule
-
-_BITS = Bits()
+from isvit_lightning.run.task import ModelSection, bare
 
 
-class Detector(LightningModule):
+class Detector(ModelSection):
     """A detector and how it is to be quantized: all of it, while its backbone is tuned, or neck and heads too.
 
     Args:
         network: where the float detector comes from.
-        recipe: what is quantized how, and which steps are taken.
-        bits: widths of the codes.
-        **schedule: how long and on how much a unit is tuned.
+        **options: recipe, widths, and how long and on how much a unit is tuned.
     """
 
-    def __init__(self, network: DetectorSource, recipe: Recipe, bits: Bits = _BITS, **schedule: Any) -> None:
-        super().__init__()
-        self.task = Detection()
-        self.source = network
-        self.recipe = recipe
-        self.bits = bits
-        self.schedule = Schedule(**schedule)
+    def __init__(self, network: DetectorSource, **options: Any) -> None:
+        super().__init__(network, Detection(), **options)
 
 
 class Detection:
     """Networks that find objects, measured by COCO's average precision of boxes and masks."""
 
-    columns = (
+    columns: tuple[tuple[str, str], ...] = (
         ("box_ap", "box AP %"),
         ("box_ap50", "box AP50 %"),
         ("mask_ap", "mask AP %"),
         ("mask_ap50", "mask AP50 %"),
     )
     compares_with_float = False
-    packages = ("mmdet", "mmcv", "mmcv-lite", "mmengine", "pycocotools")
+    packages: tuple[str, ...] = ("mmdet", "mmcv", "mmcv-lite", "mmengine", "pycocotools")
 
     def load(self, directory: Path) -> QuantizedNetwork:
         """The quantized detector of a run directory, built from its description alone.

@@ -7,40 +7,29 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.evaluation import Evaluator
 from isvit_lightning.export.artifact import QuantizedNetwork, load
-from isvit_lightning.recipe import Bits, Recipe
-from isvit_lightning.run.task import bare
+from isvit_lightning.run.task import ModelSection, bare
 from isvit_lightning.sources.source import NetworkSource
-from isvit_lightning.stages import Schedule
 from isvit_lightning.storage.files import write_atomically
 from isvit_lightning.system.processes import gather_shares, rank
 
-_BITS = Bits()
 
-
-class Classifier(LightningModule):
+class Classifier(ModelSection):
     """An image classifier and how it is to be quantized.
 
     Args:
         network: where the float network comes from.
-        recipe: what is quantized how, and which steps are taken.
-        bits: widths of the codes.
-        **schedule: how long and on how much a unit is tuned.
+        **options: recipe, widths, and how long and on how much a unit is tuned.
     """
 
-    def __init__(self, network: NetworkSource, recipe: Recipe, bits: Bits = _BITS, **schedule: Any) -> None:
-        super().__init__()
-        self.task = Classification()
-        self.source = network
-        self.recipe = recipe
-        self.bits = bits
-        self.schedule = Schedule(**schedule)
+    def __init__(self, network: NetworkSource, **options: Any) -> None:
+        super().__init__(network, Classification(), **options)
 
 
 class Classification:
@@ -50,7 +39,12 @@ class Classification:
         float_logits: what the float network gave for the batches of the evaluation; None before it was measured.
     """
 
-    columns = (("top1", "top-1 %"), ("top5", "top-5 %"), ("agreement", "agreement %"), ("kl", "KL"))
+    columns: tuple[tuple[str, str], ...] = (
+        ("top1", "top-1 %"),
+        ("top5", "top-5 %"),
+        ("agreement", "agreement %"),
+        ("kl", "KL"),
+    )
     packages: tuple[str, ...] = ()
     compares_with_float = True
 

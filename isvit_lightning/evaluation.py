@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.stages.losses import divergence
 
 
 class Evaluator(LightningModule):
@@ -69,9 +70,3 @@ class Evaluator(LightningModule):
         self.agreement(wanted.argmax(dim=1) == logits.argmax(dim=1))
         self.kl(divergence(wanted, logits))
         return {"agreement": self.agreement, "kl": self.kl}
-
-
-def divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Divergence ``(batch,)`` in nats of the softmax of ``logits (batch, classes)`` from that of ``wanted``."""
-    log_p, log_q = wanted.log_softmax(dim=1), logits.log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1)

@@ -13,6 +13,9 @@ from isvit_lightning.storage.files import write_json
 from isvit_lightning.storage.parts import differences
 from isvit_lightning.system.processes import broadcast_object, rank
 
+_SEEDS = 2**32
+"""As many as there are for a whole run."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -64,7 +67,7 @@ class Cells:
             IsvitError: the file was made with another recipe of this name, other images or another schedule.
         """
         content = broadcast_object(self._read(cell) if rank() == 0 else None)
-        if content is None:
+        if content is None or "failed" in content["row"]:
             return None
         changed = differences(content["conditions"], self._all(record))
         if changed:
@@ -72,7 +75,8 @@ class Cells:
                 f"{self.path(cell)} was made under other conditions ({'; '.join(changed[:3])}), expected the same for "
                 "all rows: choose another trainer.default_root_dir, or remove the file."
             )
-        return None if "failed" in content["row"] else dict(content["row"])
+        row: dict[str, Any] = content["row"]
+        return row
 
     def write(self, cell: Cell, record: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         """Keep what was measured, in the first process."""
@@ -90,7 +94,7 @@ class Cells:
     def _read(self, cell: Cell) -> dict[str, Any] | None:
         try:
             content = json.loads(self.path(cell).read_text())
-            return {"conditions": content["conditions"], "row": content["row"]}
+            return {"conditions": dict(content["conditions"]), "row": dict(content["row"])}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -111,7 +115,17 @@ def grid(methods: str, bits: str | None, seeds: str, given: Bits) -> list[Cell]:
     recipes = {name: read_recipe(name) for name in names}
     widths = [given] if bits is None else [_width(item) for item in _items(bits, "--bits")]
     numbers = [_seed(item) for item in _items(seeds, "--seeds")]
-    return [Cell(name, recipe, width, seed) for width in widths for name, recipe in recipes.items() for seed in numbers]
+    cells = [
+        Cell(name, recipe, width, seed) for width in widths for name, recipe in recipes.items() for seed in numbers
+    ]
+    keys = [cell.key for cell in cells]
+    twice = [key for place, key in enumerate(keys) if key in keys[:place]]
+    if twice:
+        raise IsvitError(
+            f"The cell {twice[0]} is asked for twice, expected recipe files of different names, and each width and "
+            "seed once: correct --methods, --bits or --seeds."
+        )
+    return cells
 
 
 def _items(text: str, option: str) -> Sequence[str]:
@@ -124,13 +138,13 @@ def _items(text: str, option: str) -> Sequence[str]:
 
 
 def _width(text: str) -> Bits:
-    match = re.fullmatch(r"w(\d+)a(\d+)", text.lower())
+    match = re.fullmatch(r"w([2-8])a([2-8])", text.lower())
     if match is None:
-        raise IsvitError(f"--bits holds {text!r}, expected widths such as w4a4: correct it.")
+        raise IsvitError(f"--bits holds {text!r}, expected widths from 2 to 8 such as w4a4: correct it.")
     return Bits(int(match[1]), int(match[2]))
 
 
 def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise IsvitError(f"--seeds holds {text!r}, expected whole numbers such as 0,1,2: correct it.")
+    if re.fullmatch(r"[0-9]{1,10}", text) is None or int(text) >= _SEEDS:
+        raise IsvitError(f"--seeds holds {text!r}, expected whole numbers below {_SEEDS} such as 0,1,2: correct it.")
     return int(text)

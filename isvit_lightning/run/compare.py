@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from isvit_lightning.callbacks import let_go
@@ -22,7 +23,7 @@ from isvit_lightning.run.results import count_codes
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.storage.parts import Parts, run_hash
 from isvit_lightning.system.memory import forget_peak, peak_memory
-from isvit_lightning.system.processes import broadcast_object
+from isvit_lightning.system.processes import broadcast_object, lost_connection
 from isvit_lightning.system.termination import TerminatedError
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Compa
     left = [cell for cell, row in zip(cells, rows, strict=True) if row is None]
     _LOG.info("%d of %d cells are left to be measured in %s", len(left), len(cells), runner.directory)
     table.set_float(runner.measure(loaded.model, is_float=True))
-    step = _step_seconds(calibration, loaded.model) if left else 0.0
+    step = _step_seconds(runner, calibration) if left else 0.0
     started, done = time.perf_counter(), 0
     for number, (cell, known) in enumerate(zip(cells, rows, strict=True), 1):
         row = known
@@ -80,10 +81,15 @@ def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Compa
     return table
 
 
-def _step_seconds(calibration: Calibration, model: nn.Module) -> float:
+def _step_seconds(runner: Runner, calibration: Calibration) -> float:
+    """Seconds of a float block step where cells compute, the same in every process."""
     schedule = calibration.schedule
+    # An evaluation leaves its network on the CPU.
+    model = calibration.model.to(torch.device(runner.machine.get("accelerator", "cpu")))
     network = open_float(model, calibration.recipe.reconstruct)
-    return broadcast_object(float_block_step(network, calibration.images, schedule.batch_size, schedule.micro_batch))
+    step = float_block_step(network, calibration.images, schedule.batch_size, schedule.micro_batch)
+    model.cpu()
+    return broadcast_object(step)
 
 
 def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, step: float) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, ste
     own = dataclasses.replace(calibration, recipe=cell.recipe, bits=cell.bits, seed=cell.seed, seconds={})
     try:
         forget_peak()
-        fitter = UnitFitter(runner.make_trainer, runner.alone, parts=parts)
+        fitter = UnitFitter(runner.make_trainer, runner.alone, None, runner.configured_callbacks, parts)
         model = calibrate_network(own, fitter, parts=parts).model
         peak, seconds = peak_memory(), sum(own.seconds.values())
         row = {
@@ -109,7 +115,9 @@ def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, ste
         }
     except TerminatedError:
         raise
-    except Exception as error:  # noqa: BLE001 - a recipe that fails is a row; the others go on
+    except Exception as error:  # a recipe that fails is a row; the others go on
+        if isinstance(error, RuntimeError) and lost_connection(error):
+            raise
         if not isinstance(error, IsvitError):
             _LOG.exception("%s seed %d failed", cell.title, cell.seed)
         row = {

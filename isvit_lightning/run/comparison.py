@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from isvit_lightning.run.cells import Cell
@@ -45,11 +47,11 @@ class Comparison:
     def table(self) -> Table:
         """For the terminal."""
         header, *lines = self.lines()
-        table = Table(title=f"{self.network}, {self.images} evaluation images")
+        table = Table(title=escape(f"{self.network}, {self.images} evaluation images"))
         for place, column in enumerate(header):
             table.add_column(column, justify="right" if place > 1 else "left")
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*map(escape, line))
         return table
 
     def lines(self) -> list[list[str]]:
@@ -75,7 +77,8 @@ class Comparison:
         """As a table of Markdown."""
         header, *lines = self.lines()
         rows = [header, ["---", "---", *["---:"] * (len(header) - 2)], *lines]
-        return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
+        return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
     def write(self, directory: Path) -> None:
         """Write ``comparison.md``, ``comparison.csv`` and ``comparison.json``."""
@@ -97,4 +100,8 @@ def _figure(key: str, cells: Sequence[Mapping[str, Any]]) -> str:
         return ""
     scale, digits = {"peak_memory_bytes": (1e-9, 2), "kl": (1.0, 4), "float_block_steps": (1.0, 0)}.get(key, (1.0, 2))
     mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    if len(values) == 1:
+        return mean
+    # The standard library has no deviation of values that are none.
+    deviation = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+    return f"{mean} ± {scale * deviation:.{digits}f}"

@@ -34,12 +34,12 @@ def float_step_seconds(unit: Unit, inputs: Data, targets: Data, micro_batch: int
     optimizer = torch.optim.Adam(weights, lr=1e-9, fused=True)
     durations = []
     for _ in range(_REPEATS + 1):
-        started = time.perf_counter()
+        started = _now(weights[0].device)
         optimizer.zero_grad()
         for start in range(0, _images(inputs), micro_batch):
             _share_of_loss(unit, inputs, targets, slice(start, start + micro_batch)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        durations.append(time.perf_counter() - started)
+        durations.append(_now(weights[0].device) - started)
     with torch.no_grad():
         for weight, value in zip(weights, kept, strict=True):
             weight.requires_grad_(False)
@@ -68,6 +68,13 @@ def float_block_step(network: OpenedNetwork, images: torch.Tensor, batch_size: i
         inputs = unit.entered(data)
         targets = unit(inputs)
     return statistics.median(float_step_seconds(unit, inputs, targets, at_once))
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, when everything that was given to an accelerator is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _images(data: Data) -> int:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.stages import Schedule
+
+_BITS = Bits()
 
 
 class Task(Protocol):
@@ -49,15 +51,22 @@ class Task(Protocol):
         """
 
 
-class ModelSection(Protocol):
-    """The model section of a configuration."""
+class ModelSection(LightningModule):
+    """The model section of a configuration.
 
-    task: Task
-    source: Any
-    """Where the float network comes from: has a ``title`` and a method ``build`` that gives a LoadedNetwork."""
-    bits: Bits
-    recipe: Recipe
-    schedule: Schedule
+    Args:
+        source: where the float network comes from; it has a ``title`` and a method ``build``.
+        task: how networks of its kind are measured.
+        recipe: what is quantized how, and which steps are taken.
+        bits: widths of the codes.
+        **schedule: how long and on how much a unit is tuned.
+    """
+
+    def __init__(self, source: Any, task: Task, recipe: Recipe, bits: Bits = _BITS, **schedule: Any) -> None:
+        super().__init__()
+        self.source, self.task = source, task
+        self.recipe, self.bits = recipe, bits
+        self.schedule = Schedule(**schedule)
 
 
 def bare(network: nn.Module) -> nn.Module:

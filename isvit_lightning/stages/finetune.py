@@ -20,7 +20,7 @@ from isvit_lightning.networks import (
     switch,
 )
 from isvit_lightning.stages.inputs import draw_batch
-from isvit_lightning.stages.losses import reconstruction_loss
+from isvit_lightning.stages.losses import divergence, reconstruction_loss
 from isvit_lightning.stages.rollback import BestState
 from isvit_lightning.stages.stage import Stage
 from isvit_lightning.stages.step import Fit, Step, Work
@@ -162,7 +162,7 @@ class FinetuneStage(Stage):
         with torch.no_grad():
             wanted = outputs_of(self.target, images)
         given = outputs_of(self.quantized, images)
-        loss = divergence(wanted[-1], given[-1])
+        loss = divergence(wanted[-1], given[-1]).mean()
         if self.choice.unit_weight and len(given) > 1:
             errors = [_relative_error(output, target) for output, target in zip(given[:-1], wanted[:-1], strict=True)]
             loss = loss + self.choice.unit_weight * torch.stack(errors).mean()
@@ -217,7 +217,7 @@ class FinetuneStage(Stage):
         for start in range(0, len(own), _CHUNK):
             images = own[start : start + _CHUNK].to(self.device)
             wanted, given = outputs_of(self.target, images)[-1], outputs_of(self.quantized, images)[-1]
-            total += divergence(wanted, given) * len(images)
+            total += divergence(wanted, given).sum()
         sum_over_processes(total)
         total /= len(self.held_back)
         self.divergences.append(float(total))
@@ -271,12 +271,6 @@ def outputs_of(network: OpenedNetwork, images: torch.Tensor) -> list[torch.Tenso
         data = unit(unit.entered(data))
         outputs.append(data[SINGLE])
     return outputs
-
-
-def divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Mean divergence in nats of the softmax of ``logits (batch, classes)`` from that of ``wanted``, a scalar."""
-    log_p, log_q = wanted.float().log_softmax(dim=1), logits.float().log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
 
 
 def _relative_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -91,6 +91,12 @@ def reconstruction_loss(
     return (error if variance is None else error / variance).mean() * output.shape[1]
 
 
+def divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Divergence ``(batch,)`` in nats of the softmax of ``logits (batch, classes)`` from that of ``wanted``."""
+    log_p, log_q = wanted.float().log_softmax(dim=1), logits.float().log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
 def token_variance(targets: Rows, module: nn.Module) -> Data:
     """Variance ``(images, …, 1)`` of each token of ``targets (images, …, channels)`` over its channels, by name.
 

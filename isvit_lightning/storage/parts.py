@@ -104,10 +104,13 @@ class Parts:
         return spent
 
     def _finished(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Step and metadata of each finished part of this run, by name."""
+        """Step and metadata of each finished part of this run, by name.
+
+        Only headers are read: a file with damaged tensors counts until what it held is done again and written over it.
+        """
         for path in sorted(self.directory.glob("*.safetensors")):
             metadata = read_metadata(path)
-            if metadata.get("run") == self.run:
+            if metadata.get("run") == self.run and metadata.get("part") == path.stem:
                 yield _step_of(path.stem), metadata
 
     def clear(self) -> None:
