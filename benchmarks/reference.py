@@ -104,7 +104,7 @@ def published(entries: list[dict[str, Any]], metric: str = "top1") -> list[dict[
 
 def table(entries: list[dict[str, Any]]) -> str:
     """Markdown table of all entries; box and mask AP share a cell."""
-    head = "| network | bits W/A | steps | float | round to nearest | RepQ-style | stage 1 | I&S-ViT |"
+    head = "| network | bits W/A | steps | float | round to nearest | RepQ-style | stage 1 (float weights) | I&S-ViT |"
     lines = [head, "|---|---|---|---|---|---|---|---|"]
     for entry in entries:
         bits = f"{entry['bits']['weight']}/{entry['bits']['activation']}"

@@ -1,9 +1,13 @@
 """The command line from end to end, in this process."""
 
 import csv
+import io
 import json
 import re
 import shutil
+import statistics
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,10 @@ pytestmark = pytest.mark.usefixtures("own_arguments")
 
 ACTIVATIONS = ("qkv_in", "query", "key", "attn_prob", "value", "proj_in", "fc1_in", "gelu_out", "head_in")
 ROWS = ["float", "round_to_nearest", "repq", "stage1", "quantized"]
+COMPARE = ["compare", "--config", QUICKSTART, *SMALL]
+CELLS = ["--methods", "repq,isvit", "--bits", "w3a3,w4a4", "--seeds", "0,1"]
+TITLES = ["repq w3a3", "isvit w3a3", "repq w4a4", "isvit w4a4"]
+COSTS = ("seconds", "float_block_steps", "peak_memory_bytes")
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -234,6 +242,7 @@ def test_the_configuration_of_a_run_runs_again(quickstart_run: Path, tmp_path: P
         ["test", "--help"],
         ["predict", "--help"],
         ["inspect", "--help"],
+        ["compare", "--help"],
         ["fit", "--config", QUICKSTART, "--print_config"],
     ],
     ids=" ".join,
@@ -321,3 +330,244 @@ def test_the_program_is_what_the_last_configuration_names(tmp_path: Path) -> Non
 def test_a_wrong_program_is_one_sentence(name: str) -> None:
     with pytest.raises(IsvitError, match=r", expected one such as .*: change program\.$"):
         chosen_program(["fit", "--program", name])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Directory and output of two recipes at two widths with two seeds; not to be changed."""
+    directory, out = tmp_path_factory.mktemp("compared") / "run", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.setattr(sys, "argv", ["pytest"])
+        assert main([*COMPARE, *CELLS, "--trainer.default_root_dir", str(directory)]) == 0
+    return directory, out.getvalue()
+
+
+def comparison(directory: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((directory / "comparison.json").read_text())
+    return content
+
+
+def table_of(directory: Path) -> list[list[str]]:
+    with (directory / "comparison.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def cells_of(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (directory / "cells").iterdir()}
+
+
+def test_compare_writes_the_table_three_times(compared: tuple[Path, str]) -> None:
+    directory, printed = compared
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"comparison.csv", "comparison.json", "comparison.md", "cells", "parts"}
+    assert {path.name for path in (directory / "cells").iterdir()} == {
+        f"{title.replace(' ', '-')}-seed{seed}.json" for title in TITLES for seed in (0, 1)
+    }
+    lines = table_of(directory)
+    assert [" ".join(line[:2]) for line in lines] == ["recipe bits", "float w32a32", *TITLES]
+    markdown = (directory / "comparison.md").read_text(encoding="utf-8").splitlines()
+    assert [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in markdown[:1] + markdown[2:]] == lines
+    rows = [line for line in printed.splitlines() if line.startswith("│")]
+    assert [[text.strip() for text in row.strip("│").split("│")] for row in rows] == lines[1:]
+    assert "vit_digits, 20 evaluation images" in printed
+
+
+def test_figures_of_the_table_are_those_of_its_cells(compared: tuple[Path, str]) -> None:
+    header, float_row, *lines = table_of(compared[0])
+    content = comparison(compared[0])
+    assert list(content["rows"]) == TITLES
+    for title, line in zip(TITLES, lines, strict=True):
+        files = [f"{title.replace(' ', '-')}-seed{seed}.json" for seed in (0, 1)]
+        kept = [json.loads((compared[0] / "cells" / name).read_text())["row"] for name in files]
+        assert content["rows"][title] == [{"seed": seed, **row} for seed, row in enumerate(kept)]
+        figures = dict(zip(header, line, strict=True))
+        for key, name, scale, digits in (
+            ("top1", "top-1 %", 1, 2),
+            ("top5", "top-5 %", 1, 2),
+            ("agreement", "agreement %", 1, 2),
+            ("kl", "KL", 1, 4),
+            ("seconds", "seconds", 1, 2),
+            ("float_block_steps", "float block steps", 1, 0),
+            ("peak_memory_bytes", "peak GB", 1e-9, 2),
+        ):
+            values = [scale * row[key] for row in kept]
+            mean, deviation = (float(text) for text in figures[name].split(" ± "))
+            assert mean == pytest.approx(statistics.mean(values), abs=0.51 * 10**-digits)
+            assert deviation == pytest.approx(statistics.stdev(values), abs=0.51 * 10**-digits)
+    assert float_row[2:6] == [f"{content['float'][key]:.2f}" for key in ("top1", "top5")] + ["", ""]
+
+
+def test_a_cell_is_what_fit_measures(compared: tuple[Path, str], quickstart_run: Path) -> None:
+    metrics, content = results(quickstart_run)["metrics"], comparison(compared[0])
+    assert content["float"] == metrics["float"]
+    for row, name in (("repq", "repq"), ("isvit", "quantized")):
+        cell = content["rows"][f"{row} w3a3"][0]
+        assert {key: cell[key] for key in metrics[name]} == metrics[name]
+    assert content["rows"]["isvit w3a3"][0]["n_codes"] == results(quickstart_run)["n_codes"]
+
+
+def test_compare_again_measures_nothing_anew(
+    compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(compared[0], tmp_path / "copy"))
+    for path in copy.glob("comparison.*"):
+        path.unlink()
+    monkeypatch.setattr("isvit_lightning.run.compare.calibrate_network", None)
+    assert main([*COMPARE, *CELLS, "--trainer.default_root_dir", str(copy)]) == 0
+    assert capsys.readouterr().out == compared[1]
+    assert cells_of(copy) == cells_of(compared[0])
+    for path in compared[0].glob("comparison.*"):
+        assert (copy / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_cell_that_was_removed_is_measured_again(compared: tuple[Path, str], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(compared[0], tmp_path / "copy"))
+    name = "isvit-w4a4-seed1.json"
+    (copy / "cells" / name).unlink()
+    assert main([*COMPARE, *CELLS, "--trainer.default_root_dir", str(copy)]) == 0
+    before, after = cells_of(compared[0]), cells_of(copy)
+    old, new = (json.loads(cells.pop(name)) for cells in (before, after))
+    assert after == before
+    assert old["conditions"] == new["conditions"]
+    for key in COSTS:
+        assert new["row"].pop(key) > 0
+        del old["row"][key]
+    assert new["row"] == old["row"]
+
+
+def test_compare_tells_a_recipe_that_fails_and_goes_on(
+    compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(compared[0], tmp_path / "copy"))
+    content = yaml.safe_load((CONFIGS / "methods" / "round_to_nearest.yaml").read_text())
+    content["model"]["recipe"]["placement"] = {"others": {"box_head_in": {"bits": 8}}}
+    path = tmp_path / "boxes.yaml"
+    path.write_text(yaml.safe_dump(content))
+    arguments = ["--methods", f"{path},repq", "--bits", "w3a3", "--seeds", "0,1"]
+    assert main([*COMPARE, *arguments, "--trainer.default_root_dir", str(copy)]) == 0
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    lines = table_of(copy)
+    assert [line[:2] for line in lines[2:]] == [["boxes", "w3a3"], ["repq", "w3a3"]]
+    assert lines[2][2].startswith("failed: ")
+    assert "box_head_in" in lines[2][2]
+    assert lines[3] == table_of(compared[0])[2]
+    assert [cell.keys() for cell in comparison(copy)["rows"]["boxes w3a3"]] == [{"seed", "failed"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--data.calibration_images", "17"], "calibration images.number: 16 → 17"),
+        (["--seed_everything", "1"], "calibration images.sha256"),
+        (["--data.evaluation_images", "21"], "evaluation images.number: 20 → 21"),
+        (["--model.iterations", "2"], "schedule.iterations: 1 → 2"),
+    ],
+    ids=["number", "draw", "evaluation", "iterations"],
+)
+def test_compare_refuses_other_conditions(
+    options: list[str], difference: str, compared: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = cells_of(compared[0])
+    line = refused([*COMPARE, *CELLS, *options, "--trainer.default_root_dir", str(compared[0])], capsys)
+    assert f"{compared[0] / 'cells' / 'repq-w3a3-seed0.json'} was made under other conditions" in line
+    assert difference in line
+    assert line.endswith("choose another trainer.default_root_dir, or remove the file.")
+    assert cells_of(compared[0]) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--methods", "repq,nothing"], "There is no recipe nothing, expected one of"),
+        (["--methods", "repq,absent.yaml"], "There is no recipe absent.yaml, expected one of"),
+        (["--methods", "repq,repq"], "--methods is 'repq,repq', expected one or more, each once"),
+        (["--bits", "w4a4,4"], "--bits holds '4', expected widths from 2 to 8 such as w4a4"),
+        (["--bits", "w1a4"], "--bits holds 'w1a4', expected widths from 2 to 8 such as w4a4"),
+        (["--seeds", "0,one"], "--seeds holds 'one', expected whole numbers"),
+        (["--seeds", "-1"], "--seeds holds '-1', expected whole numbers"),
+        (["--seeds", "1,1"], "--seeds is '1,1', expected one or more, each once"),
+        (["--baselines", "[]"], "baselines"),
+        (["--resume", "true"], "resume"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_compare_refuses_before_anything_is_measured(
+    options: list[str],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("isvit_lightning.run.runner.Runner.load_network", None)
+    assert told in refused([*COMPARE, *options, "--trainer.default_root_dir", str(tmp_path / "run")], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_is_named_by_its_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = str(shutil.copy(QUICKSTART, tmp_path / "mine.yaml"))
+    monkeypatch.chdir(tmp_path)
+    bits = str(CONFIGS / "bits" / "w6a6.yaml")
+    assert main(["compare", "--config", config, *SMALL, "--config", bits, "--methods", "round_to_nearest"]) == 0
+    assert [line[:2] for line in table_of(tmp_path / "runs" / "compare-mine-w6a6")[2:]] == [
+        ["round_to_nearest", "w6a6"]
+    ]
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> list[str]:
+    """Options of folders of images without classes."""
+    for folder, count, first in (("calibration", 6, 0), ("photos", 5, 110)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.png").write_bytes(png(first + 20 * number, (32, 32)))
+    data = {
+        "class_path": "isvit_lightning.data.ImageFolderDataModule",
+        "init_args": {
+            "calibration": str(tmp_path / "calibration"),
+            "evaluation": str(tmp_path / "photos"),
+            "calibration_images": 6,
+            "workers": 0,
+        },
+    }
+    content = {
+        "seed_everything": 0,
+        "trainer": {"accelerator": "cpu", "default_root_dir": str(tmp_path / "run")},
+        "model": {"network": {"name": "vit_digits"}, "iterations": 1, "bits": {"weight": 3, "activation": 3}},
+        "data": data,
+    }
+    path = tmp_path / "unlabelled.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return ["--config", str(path)]
+
+
+def test_images_without_classes_tell_the_distance_to_the_float_network(
+    unlabelled: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *unlabelled, "--baselines", "[repq]"]) == 0
+    printed = capsys.readouterr().out
+    assert "agreement %" in printed
+    assert "top-1" not in printed
+    content = results(tmp_path / "run")
+    assert content["images"] == {"calibration": 6, "evaluation": 5}
+    assert list(content["metrics"]) == ["float", "repq", "stage1", "quantized"]
+    assert content["metrics"].pop("float") == {}
+    assert all(row.keys() == {"agreement", "kl"} and row["kl"] > 0 for row in content["metrics"].values())
+    quantized = content["metrics"]["quantized"]
+
+    assert main(["test", "--ckpt_path", str(tmp_path / "run")]) == 0
+    expected = f"agreement {quantized['agreement']:.2f} %  KL {quantized['kl']:.4f}  on 5 images"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
+
+    assert main(["test", *unlabelled]) == 0
+    assert "on 5 images" in capsys.readouterr().out
+
+    folder = ["--trainer.default_root_dir", str(tmp_path / "compared")]
+    assert main(["compare", *unlabelled, "--methods", "repq,isvit", *folder]) == 0
+    assert "top-1" not in capsys.readouterr().out
+    assert comparison(tmp_path / "compared")["float"] == {}
+    header, float_row, *lines = table_of(tmp_path / "compared")
+    assert header[:4] == ["recipe", "bits", "agreement %", "KL"]
+    assert float_row == ["float", "w32a32", *[""] * 8]
+    for line, row in zip(lines, (content["metrics"]["repq"], quantized), strict=True):
+        assert line[2:4] == [f"{row['agreement']:.2f}", f"{row['kl']:.4f}"]

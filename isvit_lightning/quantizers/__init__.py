@@ -1,6 +1,6 @@
 """Tensor → codes → tensor: formats, granularity, roles, and the quantizer that holds a grid."""
 
-from isvit_lightning.quantizers.formats import Format, Grid, Log, Sulq, Uniform
+from isvit_lightning.quantizers.formats import AdaLog, Format, Grid, Log, Sulq, Uniform
 from isvit_lightning.quantizers.granularity import Granularity, PerChannel, PerTensor, per_head
 from isvit_lightning.quantizers.quantizer import Quantizer
 from isvit_lightning.quantizers.role import Role
@@ -8,6 +8,7 @@ from isvit_lightning.quantizers.site import Layer, Operand, Search, Site
 from isvit_lightning.quantizers.spec import Spec
 
 __all__ = [
+    "AdaLog",
     "Format",
     "Granularity",
     "Grid",

@@ -1,9 +1,9 @@
 """What stands in front of a tensor, as plain values that a file can hold."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.quantizers.formats import Format
@@ -84,7 +84,7 @@ def _described(choice: Any) -> dict[str, Any]:
 def _made(kinds: Mapping[str, type], values: Mapping[str, Any]) -> object:
     """The choice that :func:`_described` described; only fields that it has, of the types that they have."""
     kind: Any = kinds[values["type"]]
-    types = {entry.name: entry.type for entry in dataclasses.fields(kind)}
+    types = get_type_hints(kind)
     given = {name: _of_type(types[name], value) for name, value in values.items() if name != "type"}
     return kind(**given)
 
@@ -104,4 +104,12 @@ def _of_type(kind: Any, value: Any) -> Any:
 
 def _formats() -> dict[str, type[Format]]:
     """All formats by name."""
-    return {form.__name__: form for form in Format.__subclasses__()}
+    return {form.__name__: form for form in _below(Format)}
+
+
+def _below(kind: type) -> Iterator[type[Format]]:
+    """All formats that derive from ``kind``."""
+    subclasses: list[type[Format]] = kind.__subclasses__()
+    for form in subclasses:
+        yield form
+        yield from _below(form)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,8 +35,8 @@ class Recipe:
         range_images: calibration images on which ranges of activations are chosen.
         reconstruct: which units are tuned: those that read the one before them, from the image on (backbone), or all,
             also those that compute their inputs from the images anew.
-        changes: fields of steps to change, by the name of the step, such as {stage1: {inputs: {read: float}}}. Those of
-            steps that only other recipes have are for those.
+        changes: fields of steps to change, by the name of the step, such as {stage1: {inputs: {read: float}}} or
+            {stage1: {loss: SquaredError}}. Those of steps that only other recipes have are for those.
 
     Raises:
         IsvitError: there is no step, two have one name, one stands in the wrong place, weights are float at the end, a
@@ -154,10 +155,19 @@ def _checked(value: Any, before: Any, kind: Any, path: str) -> Any:
     if get_origin(kind) is Literal and value not in get_args(kind):
         names = ", ".join(map(str, get_args(kind)))
         raise IsvitError(f"model.recipe.changes.{path} is {value!r}, expected one of {names}: change it there.")
+    pieces = _pieces(kind)
+    if isinstance(value, str) and value in pieces:
+        return pieces[value]()
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if get_origin(kind) is not Literal and not any(_is(value, one) for one in kinds):
         raise IsvitError(f"model.recipe.changes.{path} is {value!r}, expected a value such as {before!r}: change it.")
     return tuple(value) if isinstance(value, list) else value
+
+
+def _pieces(kind: Any) -> dict[str, Any]:
+    """Choices by name where a field takes one of several kinds of them, such as a loss."""
+    below = kind.__subclasses__() if inspect.isabstract(kind) else []
+    return {piece.__name__: piece for piece in below}
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -238,8 +238,8 @@ class Runner:
         return network
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
-        steps = self.model.recipe.steps[:-1]
-        float_weights = {step.name: f"32/{self.model.bits.activation}" for step in steps if not step.quantizes_weights}
+        rows = [step for step in self.model.recipe.steps[:-1] if step.has_row]
+        float_weights = {step.name: f"32/{self.model.bits.activation}" for step in rows if not step.quantizes_weights}
         return Results(
             self.directory / "results.json",
             self.model.source.title,

@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from isvit_lightning.data import ImageFolderDataModule
+from isvit_lightning.data.loading import UNLABELED
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.preprocessing import Preprocessing
 from tests.data.samples import (
@@ -77,6 +79,46 @@ def test_a_class_map_sets_the_order(place: Store, tmp_path: Path) -> None:
     data = folder_data(evaluation=place("evaluation", files), class_map=class_map)
     assert labels(data) == {1: 3, 2: 0, 3: 1}
     assert data.num_classes == 4
+
+
+@pytest.mark.parametrize("folder", ["", "images/", "all/images/"])
+def test_images_in_one_folder_have_no_classes(place: Store, folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="isvit_lightning.data.folder")
+    path = place("evaluation", {f"{folder}{number}.png": png(number) for number in range(5)})
+    data = folder_data(evaluation=path)
+    assert labels(data) == dict.fromkeys(range(5), UNLABELED)
+    assert (data.num_classes, data.num_evaluation_images) == (0, 5)
+    assert data.evaluation_list().number == 5
+    expected = f"{path} holds images without classes: the network is compared with the float one alone"
+    assert caplog.messages == [expected]
+
+
+def test_some_images_without_classes_are_spread_over_the_names(place: Store) -> None:
+    files = {f"{number}.png": png(number) for number in range(8)}
+    assert sorted(labels(folder_data(evaluation=place("evaluation", files), evaluation_images=4))) == [0, 2, 4, 6]
+
+
+def test_images_without_classes_are_not_calibrated_on(place: Store) -> None:
+    data = folder_data(place("calibration", calibration_files(4)), place("evaluation", {"x.png": png(2)}))
+    with pytest.raises(IsvitError, match="0002.png is the evaluation image"):
+        data.calibration_tensor()
+
+
+def test_a_class_map_wants_class_folders(place: Store, tmp_path: Path) -> None:
+    class_map = tmp_path / "classes.txt"
+    class_map.write_text("cat\ndog\n")
+    flat = folder_data(evaluation=place("flat", calibration_files()), class_map=class_map)
+    with pytest.raises(IsvitError, match="lies in no class folder, expected one subfolder per class"):
+        flat.test_dataloader()
+    single = folder_data(evaluation=place("single", {"dog/1.png": png(1)}), class_map=class_map)
+    assert labels(single) == {1: 1}
+    assert single.num_classes == 2
+
+
+def test_images_beside_class_folders_are_refused(place: Store) -> None:
+    data = folder_data(evaluation=place("evaluation", {**evaluation_files(), "loose.png": png(9)}))
+    with pytest.raises(IsvitError, match=r"^The image loose.png of .* lies in no class folder"):
+        data.test_dataloader()
 
 
 def test_copies_are_found_across_folder_and_archive(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from isvit_lightning.data.files import open_source
-from isvit_lightning.data.labels import label_by_folder, read_class_map
+from isvit_lightning.data.labels import in_one_folder, label_by_folder, read_class_map
 from isvit_lightning.data.sources import LabeledImages
 from isvit_lightning.errors import IsvitError
 from tests.data.samples import Store, evaluation_files, png, write
@@ -74,6 +74,24 @@ def test_empty_folders_that_are_no_class_folders_do_not_matter(tmp_path: Path) -
     root = write(tmp_path / "evaluation", evaluation_files())
     (root / "cat" / "empty").mkdir()
     assert labeled(root).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "together"),
+    [
+        (["1.png"], True),
+        (["1.png", "2.png", "3.JPG"], True),
+        (["all/1.png", "all/2.png"], True),
+        (["all/these/1.png", "all/these/2.png"], True),
+        (["cat/1.png", "dog/1.png"], False),
+        (["all/cat/1.png", "all/dog/1.png"], False),
+        (["1.png", "cat/1.png"], False),
+        (["cat/1.png", "cat/more/1.png"], False),
+    ],
+)
+def test_whether_all_images_lie_in_one_folder(place: Store, names: list[str], together: bool) -> None:
+    files = {name: png(number) for number, name in enumerate(names)} | {"aside/notes.txt": b""}
+    assert in_one_folder(open_source(str(place("evaluation", files)), "data.evaluation")) is together
 
 
 def test_a_class_map_is_read_line_by_line(tmp_path: Path) -> None:

@@ -1,7 +1,18 @@
-import pytest
+import logging
 
-from isvit_lightning.data.selection import CalibrationList, calibration_order, evenly_spaced, first_overlap
-from tests.data.samples import source
+import pytest
+from torch import Tensor
+
+from isvit_lightning.data.selection import (
+    CalibrationList,
+    EvaluationList,
+    calibration_order,
+    evenly_spaced,
+    first_overlap,
+    readable,
+)
+from isvit_lightning.data.sources import TensorSource, Transform
+from tests.data.samples import MemoryDataModule, source
 
 
 def test_the_order_is_a_permutation_that_only_the_seed_changes() -> None:
@@ -40,3 +51,63 @@ def test_unlike_sizes_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_list_hashes_in_order() -> None:
     assert CalibrationList.of(source([1, 2]), [0, 1]).sha256 != CalibrationList.of(source([1, 2]), [1, 0]).sha256
+
+
+def test_the_list_of_evaluation_images_tells_number_names_and_order() -> None:
+    images = source([1, 2, 3])
+    listed = EvaluationList.of(images, [0, 2])
+    assert listed == EvaluationList.of(source([1, 3]), [0, 1])
+    assert listed.number == 2
+    others = ([2, 0], [0, 1], [0], [0, 1, 2], [])
+    assert len({listed.sha256, *(EvaluationList.of(images, chosen).sha256 for chosen in others)}) == 6
+
+
+def test_names_of_evaluation_images_are_told_apart_and_need_not_be_text() -> None:
+    images = source([1, 2])
+    joined, apart = (TensorSource(images._images, names, "memory") for names in (["a", "bc"], ["ab", "c"]))
+    assert EvaluationList.of(joined, [0, 1]) != EvaluationList.of(apart, [0, 1])
+    assert EvaluationList.of(TensorSource(images._images, ["\udcff", "c"], "memory"), [0, 1]).number == 2
+
+
+def test_the_list_of_a_data_module_is_of_what_it_evaluates_on() -> None:
+    labels = [0, 1, 0, 1, 0, 1]
+    data = MemoryDataModule(labels=labels, evaluation_images=2)
+    seen = [str(int(image[0, 0, 0])) for images, _ in data.test_dataloader() for image in images]
+    chosen = [int(name) - 100 for name in seen]
+    assert data.evaluation_list() == EvaluationList.of(source(range(100, 106)), chosen)
+    assert data.evaluation_list() != MemoryDataModule(labels=labels).evaluation_list()
+    assert MemoryDataModule().evaluation_list() == EvaluationList(0, "")
+
+
+class Damaged(TensorSource):
+    """Images some of which cannot be decoded."""
+
+    def __init__(self, count: int, damaged: set[int]) -> None:
+        whole = source(range(count))
+        super().__init__(whole._images, whole._names, "memory")
+        self.damaged, self.tried = damaged, list[int]()
+
+    def tensor(self, index: int, transform: Transform) -> Tensor:
+        self.tried.append(index)
+        if index in self.damaged:
+            raise self.unreadable(index, "damaged")
+        return super().tensor(index, transform)
+
+
+def test_damaged_images_are_passed_over_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    images = Damaged(6, {1, 4, 5})
+    assert readable(images, [4, 3, 1, 0, 5, 2], 2) == ([3, 0], [4, 1])
+    assert images.tried == [4, 3, 1, 0]  # none more than are needed
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, "Skipped 2 unreadable calibration images: 4, 1")
+    ]
+
+
+def test_whole_images_are_taken_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    assert readable(Damaged(3, set()), [2, 0, 1], 2) == ([2, 0], [])
+    assert readable(Damaged(3, set()), [2, 0, 1], 0) == ([], [])
+    assert caplog.records == []
+
+
+def test_there_may_be_too_few_whole_images() -> None:
+    assert readable(Damaged(3, {0, 1}), [0, 1, 2], 2) == ([2], [0, 1])

@@ -12,7 +12,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantLayerNorm
 from isvit_lightning.networks import Axes, LayerFactory, calibrate_activations, quantizers, switch
 from isvit_lightning.quantizers import Log, PerChannel, PerTensor, Quantizer, Role, Sulq, Uniform
-from isvit_lightning.recipe import Bits, Choice, Placement, Recipe, read_recipe
+from isvit_lightning.recipe import Bits, Choice, Placement, Recipe, Variant, read_recipe
 from isvit_lightning.recipe.placement import WEIGHT_PERCENTILES
 from isvit_lightning.search import Percentiles
 from isvit_lightning.search.percentiles import ACTIVATION_PERCENTILES
@@ -57,18 +57,15 @@ def test_activation_of_each_role(role: Role) -> None:
     per_channel = role in (Role.QKV_IN, Role.FC1_IN)
     assert quantizer.granularity == (PerChannel(8) if per_channel else PerTensor())
     plain = per_channel or role in PRODUCTS
-    assert quantizer.search == Percentiles(
-        ACTIVATION_PERCENTILES if plain else TOKEN_PERCENTILES, True, per_token=not plain
-    )
+    # What a recipe leaves open is as usual for the format.
+    assert quantizer.search == (Percentiles() if plain else Percentiles(TOKEN_PERCENTILES, per_token=True))
 
 
 @pytest.mark.parametrize("role", ACTIVATIONS, ids=str)
 def test_errors_of_ranges_count_per_token_in_the_default_recipe_alone(role: Role) -> None:
     for name in ("repq", "round_to_nearest"):
-        assert activation(role, read_recipe(name)).search == Percentiles(ACTIVATION_PERCENTILES)
-    assert activation(role, read_recipe("isvit_published")).search == Percentiles(
-        ACTIVATION_PERCENTILES, include_zero=False
-    )
+        assert activation(role, read_recipe(name)).search == Percentiles()
+    assert activation(role, read_recipe("isvit_published")).search == Percentiles(include_zero=False)
 
 
 @pytest.mark.parametrize("role", ACTIVATIONS, ids=str)
@@ -117,8 +114,9 @@ def test_softmax_by_recipe() -> None:
 def test_zero_points_are_clamped_by_recipe() -> None:
     for name, clamped in (("isvit", True), ("isvit_published", False)):
         layer = build(read_recipe(name)).linear(nn.Linear(2, 2), Role.GELU_OUT)
-        assert layer.input_quantizer.search.include_zero is clamped
-        assert layer.weight_quantizer.search.include_zero is clamped
+        for quantizer in (layer.input_quantizer, layer.weight_quantizer):
+            quantizer.calibrate(torch.rand(2, 2) + 5)
+            assert bool((quantizer.zero_point >= 0).all()) is clamped
 
 
 def test_products_have_their_roles() -> None:
@@ -134,7 +132,7 @@ def test_the_image_stays_float_and_other_maps_do_not() -> None:
     assert (other.input_quantizer.bits, other.input_quantizer.role) == (5, Role("rpn_in"))
     assert other.input_quantizer.granularity == PerTensor()
     # A convolution has no tokens whose errors could count alike.
-    assert other.input_quantizer.search == Percentiles(ACTIVATION_PERCENTILES)
+    assert other.input_quantizer.search == Percentiles()
 
 
 def test_norms_are_quantized_only_if_asked() -> None:
@@ -148,13 +146,15 @@ def test_norms_are_quantized_only_if_asked() -> None:
 
 
 def test_a_role_of_its_own_has_its_own_bits() -> None:
-    own = {"box_head_in": Choice(bits=8), "box_head_weight": Choice(bits=7, granularity="channel")}
+    own = {"box_head_in": Variant(bits=8), "box_head_weight": Variant(bits=7)}
     factory = LayerFactory(replace(DEFAULT_RECIPE.placement, others=own).build(BITS))
     box = factory.linear(nn.Linear(4, 2), Role("box_head_in"), Role("box_head_weight", weight=True))
     assert (box.weight_quantizer.bits, box.input_quantizer.bits) == (7, 8)
     neck = factory.linear(nn.Linear(4, 2), Role("neck_in"), Role("neck_weight", weight=True))
     assert (neck.weight_quantizer.bits, neck.input_quantizer.bits) == (3, 5)
-    assert neck.weight_quantizer.search == Percentiles(WEIGHT_PERCENTILES)
+    for layer in (box, neck):
+        assert layer.weight_quantizer.search == Percentiles(WEIGHT_PERCENTILES)
+        assert layer.weight_quantizer.granularity == PerChannel(2, axis=-2)
     assert {role.name for role in factory.roles} == {"box_head_in", "box_head_weight", "neck_in", "neck_weight"}
 
 
@@ -218,7 +218,9 @@ def with_grain(role: Role, grain: Grain) -> LayerFactory:
 def test_each_slice_has_the_grid_that_it_would_have_alone(role: Role, grain: Grain) -> None:
     made, shape, axes = OPERANDS[role]
     if grain not in axes:
-        with pytest.raises(IsvitError, match=rf"role {role} has no grid for each {grain}.*placement\.{role}\.granular"):
+        with pytest.raises(
+            IsvitError, match=rf"role {role} has no grid for each {grain}, .*granularity under .*placement\.$"
+        ):
             made(with_grain(role, grain))
         return
     quantizer, axis = made(with_grain(role, grain)), axes[grain]

@@ -19,7 +19,7 @@ SPECS = st.builds(
     st.one_of(
         st.builds(Uniform),
         st.builds(Log, st.integers(1, 9)),
-        st.builds(Sulq, st.integers(0, 9)),
+        st.builds(Sulq, st.integers(0, 1)),
         st.builds(AdaLog, st.floats(0, 9)),
     ),
     st.integers(2, 8),
@@ -142,7 +142,7 @@ def test_what_is_no_description_is_told_in_a_sentence(values: Any) -> None:
     ("path", "value", "sentence"),
     [
         ("bits", 9, "between 2 and 8, got 9"),
-        ("format.extra_codes", -1, "extra_codes -1, expected 0 or more"),
+        ("format.extra_codes", -1, "extra_codes -1, expected 0 or 1"),
         ("granularity.axis", 0, "counted from the end; got 0"),
     ],
 )

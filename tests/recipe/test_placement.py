@@ -134,7 +134,7 @@ def test_granularities_are_axes_of_the_tensor(name: str, granularity: Any, expec
     ],
 )
 def test_a_granularity_that_a_tensor_does_not_have_is_refused(name: str, granularity: Any) -> None:
-    told = rf"role {name} has no grid for each {granularity}, expected .*tensor.*placement\.{name}\.granularity\.$"
+    told = rf"role {name} has no grid for each {granularity}, expected .*tensor: change its granularity .*placement\.$"
     with pytest.raises(IsvitError, match=told):
         opened(replace(Placement(), **{name: Choice(granularity=granularity)}))
 
@@ -205,10 +205,12 @@ def test_a_role_of_an_adapter_may_stay_float() -> None:
     assert placement.build(BITS)(Role("other"), Axes()) is not None
 
 
-def test_a_name_beside_goes_before_the_field_of_the_role() -> None:
-    placement = Placement(gelu_out=Choice(bits=3), others={"gelu_out": Variant(bits=6)})
-    assert placement.of(Role.GELU_OUT).bits == 6
-    assert placement.of(Role.FC1_IN) == Choice()
+@pytest.mark.parametrize("name", ["gelu_out", "weight", "linear_in", "others"])
+def test_a_role_that_has_a_section_is_refused_beside_it(name: str) -> None:
+    with pytest.raises(
+        IsvitError, match=rf"others names {name}, expected .*: change model\.recipe\.placement\.{name}\.$"
+    ):
+        Placement(others={"aaa": Variant(), name: Variant(bits=6)})
 
 
 def test_the_fallbacks_are_no_roles() -> None:
@@ -228,9 +230,10 @@ def test_roles_that_are_known_pass() -> None:
         placement.require_known([Role("a"), Role("c")])
 
 
-def test_the_granularity_of_a_fallback_names_an_option_that_exists() -> None:
+def test_the_granularity_of_a_fallback_names_no_option_that_does_not_exist() -> None:
     build = Placement(linear_in=Choice(granularity="head")).build(BITS)
-    with pytest.raises(IsvitError, match=r"change model\.recipe\.placement\.(linear_in|others)"):
+    told = r"role neck_in has no grid for each head, .*: change its granularity under model\.recipe\.placement\.$"
+    with pytest.raises(IsvitError, match=told):
         build(Role("neck_in"), Axes(PerChannel(3)))
 
 

@@ -161,7 +161,10 @@ def test_changes_may_be_for_the_steps_of_another_recipe() -> None:
         ({"stage1": {"range_learning_rate": True}}, r"stage1\.range_learning_rate is True, expected a value such as"),
         ({"stage1": {"range_learning_rate": "slow"}}, r"stage1\.range_learning_rate is 'slow', expected a value"),
         ({"stage1": {"range_learning_rate": -0.01}}, r"range_learning_rate of -0\.01, expected 0 or a positive one"),
-        ({"stage1": {"range_learning_rate": float("inf")}}, r"range_learning_rate of inf, expected 0 or a positive"),
+        (
+            {"stage1": {"range_learning_rate": float("inf")}},
+            r"stage1\.range_learning_rate is inf, expected a value such as 0\.01",
+        ),
         ({"stage1": {"range_learning_rate": None}}, r"range_learning_rate is None, expected "),
         ({"stage1": {"iterations": 0}}, r"stage1 has 0 iterations, expected 1 or more"),
         ({"stage1": {"iterations": 2.5}}, r"iterations is 2\.5, expected "),
@@ -175,7 +178,10 @@ def test_changes_may_be_for_the_steps_of_another_recipe() -> None:
             {"stage1": {"inputs": {"read": "both"}}},
             r"inputs\.read is 'both', expected one of float, quantized, mixed: ",
         ),
-        ({"stage1": {"trainables": {"learning_rate": float("nan")}}}, r"learning_rate of nan, expected a positive one"),
+        (
+            {"stage1": {"trainables": {"learning_rate": float("nan")}}},
+            r"trainables\.learning_rate is nan, expected a value",
+        ),
         ({"stage1": {"trainables": {"learning_rate": 0.0}}}, r"learning_rate of 0\.0, expected a positive one"),
         ({"stage1": {"trainables": {"learning_rate": "slow"}}}, r"trainables\.learning_rate is 'slow', expected a"),
         ({"stage1": {"trainables": {"relative_learning_rate": -0.01}}}, r"relative_learning_rate of -0\.01, expected"),
@@ -194,18 +200,28 @@ def test_a_change_that_does_not_fit_names_its_place(changes: dict[str, Any], tol
 @pytest.mark.parametrize(
     ("steps", "told"),
     [
-        ([], "No step of the recipe quantizes weights, expected one"),
+        ([], "No step of the recipe quantizes weights, expected one: add a step Ranges or Tune"),
         ([Ranges()], "No step of the recipe quantizes weights"),
         ([Tune("stage1", weights=False), Fold()], "No step of the recipe quantizes weights"),
+        ([Tune(activations=False)], "No step of the recipe chooses ranges of activations, expected one: add a step"),
         ([Ranges(), Ranges(of="weights")], "Two steps of the recipe have the name ranges, expected a name each"),
         ([Tune("a"), Fold("b"), Tune("a")], "Two steps of the recipe have the name a"),
-        ([Fold("first"), Tune()], "The step first folds ranges .* nobody has chosen, expected a step"),
-        ([Ranges("first", of="weights")], "The step first needs ranges of activations before it, expected a step"),
+        ([Fold("first"), Tune()], "The step first needs ranges .* nobody has chosen, expected a step"),
+        ([Ranges("first", of="weights")], "The step first needs ranges .* nobody has chosen, expected a step"),
     ],
-    ids=["none", "no_weights", "float_weights", "two_ranges", "two_tunes", "fold_first", "weights_first"],
+    ids=[
+        "none",
+        "no_weights",
+        "float_weights",
+        "float_activations",
+        "two_ranges",
+        "two_tunes",
+        "fold_first",
+        "weights_first",
+    ],
 )
 def test_steps_that_do_not_fit_together_are_refused(steps: list[Any], told: str) -> None:
-    with pytest.raises(IsvitError, match=told + r".*model\.recipe\.steps\.$"):
+    with pytest.raises(IsvitError, match=told + r".*model\.recipe\.steps(, such as Ranges)?\.$"):
         Recipe(steps=steps)
 
 
@@ -215,7 +231,7 @@ def test_steps_that_do_not_fit_together_are_refused(steps: list[Any], told: str)
     ids=["alone", "before_a_fold", "before_weights"],
 )
 def test_activations_without_ranges_are_refused_before_anything_is_done(steps: list[Any]) -> None:
-    with pytest.raises(IsvitError, match=r"activations.*, expected .*model\.recipe\.steps\.$"):
+    with pytest.raises(IsvitError, match=r"activations.*, expected .*model\.recipe\.steps(, such as Ranges)?\.$"):
         Recipe(steps=steps)
 
 
@@ -231,11 +247,12 @@ def test_no_image_for_ranges_is_refused(count: int) -> None:
 
 
 def test_a_role_that_the_network_lacks_is_refused() -> None:
-    strange = Recipe(steps=[Tune()], placement=Placement(others={"neck_in": Variant(), "gelu_out": Variant()}))
+    strange = Recipe(steps=[Tune()], placement=Placement(others={"neck_in": Variant()}))
     with pytest.raises(IsvitError, match=r"no tensor of the role neck_in, expected one of attn_prob, fc1_in, .*others"):
         strange.open(NETWORK, Bits())
-    known = replace(strange, placement=Placement(others={"gelu_out": Variant(bits=7)}))
-    assert quantizers(known.open(NETWORK, Bits()).model)["blocks.0.mlp.fc2.input_quantizer"].bits == 7
+    with pytest.raises(IsvitError, match="no tensor of the role rpn_in, "):
+        replace(strange, placement=Placement(others={"rpn_in": Variant(bits=7)})).open(NETWORK, Bits())
+    assert quantizers(replace(strange, placement=Placement()).open(NETWORK, Bits()).model)
 
 
 def test_opening_leaves_the_network_untouched() -> None:

@@ -57,7 +57,7 @@ def test_missing_keys_have_their_defaults(content: dict[str, Any], tmp_path: Pat
         (lambda model: model["recipe"]["steps"].append(model["recipe"]["steps"].pop(1)), "model.recipe"),
         (lambda model: model["recipe"]["placement"]["attn_prob"].update(bits=8), "model.recipe"),
         (lambda model: model["recipe"].update(changes={"stage1": {"recalibrate": "unit"}}), "model.recipe"),
-        (lambda model: model["recipe"]["placement"]["others"].update(gelu_out={"bits": 8}), "model.recipe"),
+        (lambda model: model["recipe"]["placement"]["others"].update(neck_in={"bits": 8}), "model.recipe"),
         (lambda model: model["bits"].update(weight=8), "model.bits"),
         (lambda model: model["network"].update(pretrained=False), "model.network"),
     ],

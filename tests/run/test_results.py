@@ -1,18 +1,15 @@
 """``results.json`` has exactly the keys that are promised, and the table shows the same figures."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from isvit_lightning.quantizers import Sulq
 from isvit_lightning.recipe import Bits, Choice, read_recipe
-from isvit_lightning.run.results import Results, console, count_codes, float_size, peak_memory, versions
+from isvit_lightning.run.results import Results, console, count_codes, float_size, versions
 from tests.helpers import tiny_swin, tiny_vit
 
 KEYS = {
@@ -165,17 +162,5 @@ def test_versions_name_what_decides_a_result() -> None:
     assert versions(("nonsense-of-no-index",))["nonsense-of-no-index"] == "not installed"
 
 
-def test_memory_is_at_least_that_of_this_process() -> None:
-    assert peak_memory() > 50_000_000
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the larger of both")
-def test_memory_is_not_that_of_the_process_that_started_this_one() -> None:
-    held = torch.ones(2**28)  # 1 GB, more than the libraries
-    program = "from isvit_lightning.run.results import peak_memory; print(peak_memory())"
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert int(printed) < peak_memory() - held.nbytes / 2
-
-
 def test_a_pipe_gets_whole_rows() -> None:
-    assert console().is_terminal or console().width == 140
+    assert console().is_terminal or console().width == 200

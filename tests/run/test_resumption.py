@@ -99,17 +99,29 @@ def test_what_is_finished_is_not_done_again(
     assert not (directory / "checkpoints").exists()
 
 
+RATES = {stage: {"trainables": {"learning_rate": 1e30}} for stage in ("stage1", "stage3")}
+ABSURD = ("--model.recipe.changes", json.dumps(RATES))
+"""A learning rate at which the loss of every unit becomes infinite."""
+
+
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What an undisturbed run with that rate tells."""
+    directory = tmp_path_factory.mktemp("rolled_back") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pytest"])
+        assert main(["fit", *BLIND, *ABSURD, "--trainer.default_root_dir", str(directory)]) == 0
+    expected: dict[str, list[str]] = json.loads((directory / "results.json").read_text())["rolled_back"]
+    return expected
+
+
 @pytest.mark.parametrize("at", ["stage1-002", "stage3-001"])
-def test_units_that_were_rolled_back_are_remembered(at: str, tmp_path: Path) -> None:
-    """A learning rate at which the loss of every unit becomes infinite."""
-    rates = {stage: {"trainables": {"learning_rate": 1e30}} for stage in ("stage1", "stage3")}
-    absurd = ("--model.recipe.changes", json.dumps(rates))
-    assert main(["fit", *BLIND, *absurd, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
-    expected = json.loads((tmp_path / "whole" / "results.json").read_text())["rolled_back"]
+def test_units_that_were_rolled_back_are_remembered(at: str, rolled_back: dict[str, list[str]], tmp_path: Path) -> None:
     blocks = ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+    expected = rolled_back
     assert expected == {"stage1": [*blocks, "head"], "stage3": ["patch_embed.proj", *blocks, "head"]}
-    directory = interrupted(tmp_path, at, (*BLIND, *absurd))
-    assert resume(directory, "--evaluate", "false", *absurd) == 0
+    directory = interrupted(tmp_path, at, (*BLIND, *ABSURD))
+    assert resume(directory, "--evaluate", "false", *ABSURD) == 0
     assert json.loads((directory / "results.json").read_text())["rolled_back"] == expected
 
 

@@ -31,7 +31,7 @@ def listed(*errors: list[float]) -> tuple[list[Grid], dict[float, torch.Tensor]]
         ([[math.nan, 1.0], [5.0, math.nan]], [1, 0]),
         ([[1.0, math.nan], [math.nan, 1.0]], [0, 1]),
         ([[math.inf, 1.0], [1.0, math.inf]], [1, 0]),
-        ([[math.nan, math.nan], [math.inf, 1.0]], [1, 1]),
+        ([[math.nan, math.nan], [math.inf, 1.0]], [0, 1]),
         ([[math.nan, math.inf], [math.nan, math.inf]], [0, 0]),
     ],
 )
@@ -39,6 +39,12 @@ def test_each_group_takes_its_first_smallest_error(errors: list[list[float]], ex
     grids, table = listed(*errors)
     (chosen,) = best_of(grids, lambda grid: table[float(grid[0][0])])
     assert chosen.flatten().tolist() == expected
+
+
+def test_where_no_error_is_a_number_the_fallback_is_taken() -> None:
+    errors = {0.0: torch.tensor([math.nan, math.inf, math.nan, 2.0]), 1.0: torch.tensor([math.inf, math.nan, 1.0, 3.0])}
+    (chosen,) = best_of([numbered(*[place] * 4) for place in errors], lambda grid: errors[float(grid[0][0])], (7.0,))
+    assert chosen.flatten().tolist() == [7, 7, 1, 0]
 
 
 def test_all_numbers_of_a_grid_are_taken_together() -> None:

@@ -34,7 +34,7 @@ def slow_search(group: torch.Tensor, n_codes: int, search: Percentiles) -> tuple
     for percentile in search.percentiles:
         high = float(torch.quantile(values, percentile))
         low = float(torch.quantile(values, 1 - percentile))
-        if search.include_zero:
+        if search.include_zero is not False:
             low, high = min(low, 0.0), max(high, 0.0)
         scale = (high - low) / (n_codes - 1)
         zero = round(-low / scale)

@@ -112,12 +112,17 @@ def test_masks_are_taken_away_again_also_behind_an_error(kind: str) -> None:
     activations = [quantizer for quantizer in quantizers(unit.module).values() if not quantizer.role.weight]
 
     def fail() -> None:
-        with dropper.kept(torch.arange(3)):
+        with torch.no_grad(), dropper.kept(torch.arange(3)):
+            unit({SINGLE: inputs[:3]})
             assert all(quantizer.kept is not None for quantizer in activations)
             raise MemoryError
 
     with pytest.raises(MemoryError):
         fail()
+    assert all(quantizer.kept is None for quantizer in quantizers(unit.module).values())
+    # Nor does another pass bring them back.
+    with torch.no_grad():
+        unit({SINGLE: inputs[:3]})
     assert all(quantizer.kept is None for quantizer in quantizers(unit.module).values())
 
 
@@ -128,7 +133,8 @@ def test_each_draw_is_another_and_the_generator_decides() -> None:
 
     def drawn(generator: torch.Generator) -> torch.Tensor:
         dropper.draw(12, generator)
-        with dropper.kept(torch.arange(12)):
+        with torch.no_grad(), dropper.kept(torch.arange(12)):
+            unit({SINGLE: inputs})
             assert quantizer.kept is not None
             return quantizer.kept.clone()
 
@@ -145,10 +151,11 @@ def test_without_a_probability_nothing_is_drawn_and_nothing_passes_the_unit() ->
     dropper, generator = Dropper(unit, Held({SINGLE: inputs}), 0.0, CPU), torch.Generator().manual_seed(0)
     before = generator.get_state()
     dropper.draw(12, generator)
-    with dropper.kept(torch.arange(12)):
-        assert all(quantizer.kept is None for quantizer in quantizers(unit.module).values())
     assert torch.equal(generator.get_state(), before)
     assert not passes
+    with torch.no_grad(), dropper.kept(torch.arange(12)):
+        unit({SINGLE: inputs})
+        assert all(quantizer.kept is None for quantizer in quantizers(unit.module).values())
 
 
 def test_quantizers_that_are_off_get_no_mask() -> None:
@@ -157,7 +164,8 @@ def test_quantizers_that_are_off_get_no_mask() -> None:
     off.enabled = False
     dropper = Dropper(unit, Held({SINGLE: inputs}), 0.5, CPU)
     dropper.draw(12, torch.Generator())
-    with dropper.kept(torch.arange(12)):
+    with torch.no_grad(), dropper.kept(torch.arange(12)):
+        unit({SINGLE: inputs})
         assert off.kept is None
         assert unit.module.attn.proj.input_quantizer.kept is not None
 

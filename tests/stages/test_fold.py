@@ -11,8 +11,8 @@ from isvit_lightning.callbacks.progress import UnitReport
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import calibrate_activations, open_float, quantizers, switch
 from isvit_lightning.quantizers import PerTensor
-from isvit_lightning.recipe import Bits, read_recipe
-from isvit_lightning.stages import Fold, FoldStage, Ranges, Schedule, UnitStage, Work
+from isvit_lightning.recipe import Bits, Recipe, read_recipe
+from isvit_lightning.stages import Fold, FoldStage, Schedule, Tune, UnitStage, Work
 from isvit_lightning.transforms import is_foldable
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import changed, run, snapshot
@@ -95,9 +95,11 @@ def test_where_nothing_can_be_folded_nothing_is_fitted() -> None:
 
 def test_a_fold_needs_ranges_before_it_and_is_no_row() -> None:
     assert (Fold().tunes, Fold().quantizes_weights, Fold().has_row) == (False, False, False)
-    Fold().check([Ranges()])
-    with pytest.raises(IsvitError, match="step mine folds ranges .* nobody has chosen"):
-        Fold("mine").check([])
+    assert (Fold().needs_ranges, Fold().chooses_ranges) == (True, False)
+    with pytest.raises(IsvitError, match="step mine needs ranges .* nobody has chosen"):
+        Recipe(steps=[Fold("mine"), Tune()])
+    with pytest.raises(IsvitError, match="step mine needs ranges .* nobody has chosen"):
+        Recipe(steps=[Tune("first", activations=False), Fold("mine")])
 
 
 def test_units_with_their_quantizers_off_are_folded_too() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers, require_calibrated, switch
-from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.recipe import Bits, Recipe, read_recipe
 from isvit_lightning.stages import Ranges, UnitStage
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import changed, snapshot, work_on
@@ -46,10 +46,12 @@ def test_only_the_range_images_are_looked_at() -> None:
 
 
 def test_weights_need_a_step_before_them() -> None:
-    Ranges().check([])
-    Ranges("w", "weights").check([Ranges()])
-    with pytest.raises(IsvitError, match="step w needs ranges of activations before it"):
-        Ranges("w", "weights").check([])
+    assert (Ranges().needs_ranges, Ranges().chooses_ranges) == (False, True)
+    weights = Ranges("w", "weights")
+    assert (weights.needs_ranges, weights.chooses_ranges) == (True, False)
+    assert Recipe(steps=[Ranges(), weights]).steps == [Ranges(), weights]
+    with pytest.raises(IsvitError, match="step w needs ranges of activations that nobody has chosen"):
+        Recipe(steps=[weights, Ranges()])
 
 
 def test_what_a_row_behind_the_step_is() -> None:

@@ -1,6 +1,6 @@
 """What steps tell of themselves, and the order that a recipe takes them in."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -15,10 +15,11 @@ ORDERS: dict[str, tuple[list[Step], str | None]] = {
     "isvit": ([Tune("a", weights=False), Fold(), Tune("b")], None),
     "repq": ([Ranges(), Fold(), WEIGHTS], None),
     "tuned at once": ([Tune()], None),
-    "fold first": ([Fold(), Tune()], "fold folds ranges of activations that nobody has chosen"),
-    "weights first": ([WEIGHTS, Ranges()], "weights needs ranges of activations before it"),
+    "fold first": ([Fold(), Tune()], "fold needs ranges of activations that nobody has chosen"),
+    "weights first": ([WEIGHTS, Ranges()], "weights needs ranges of activations that nobody has chosen"),
     "one name twice": ([Ranges(), Fold("ranges"), Tune()], "Two steps of the recipe have the name ranges"),
     "float weights": ([Ranges(), Fold()], "No step of the recipe quantizes weights"),
+    "float activations": ([Tune(activations=False)], "No step of the recipe chooses ranges of activations"),
     "nothing": ([], "No step of the recipe quantizes weights"),
 }
 
@@ -33,10 +34,11 @@ def test_a_recipe_refuses_an_order_that_cannot_be_taken(case: str) -> None:
             Recipe(steps=steps)
 
 
+@dataclass(frozen=True)
 class Plain(Step):
     """A step from outside that says no more than it must."""
 
-    name = "plain"
+    name: str = "plain"
 
     @property
     def quantizes_weights(self) -> bool:
@@ -48,7 +50,8 @@ class Plain(Step):
 
 def test_a_step_from_outside_may_stand_anywhere_and_has_a_row() -> None:
     assert (Plain().tunes, Plain().has_row) == (False, True)
-    Plain().check([])
+    assert (Plain().needs_ranges, Plain().chooses_ranges) == (False, True)
+    assert [step.name for step in Recipe(steps=[Plain(), Fold()]).steps] == ["plain", "fold"]
     with pytest.raises(TypeError, match="abstract"):
         Step()  # type: ignore[abstract]
 

@@ -165,6 +165,7 @@ def test_example_of_the_paper() -> None:
     assert quantizer(torch.tensor([2.38e-5], dtype=torch.float64)).item() == 2.0**-14 - 1e-6
 
 
-def test_fewer_codes_are_refused() -> None:
-    with pytest.raises(IsvitError, match=r"extra_codes -1, expected 0 or more.*placement"):
-        Sulq(extra_codes=-1)
+@pytest.mark.parametrize("extra", [-1, 2])
+def test_fewer_codes_and_more_than_the_published_one_are_refused(extra: int) -> None:
+    with pytest.raises(IsvitError, match=rf"extra_codes {extra}, expected 0 or 1.*placement"):
+        Sulq(extra_codes=extra)
