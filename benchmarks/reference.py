@@ -23,6 +23,10 @@ COSTS = REFERENCE.parent / "speed.md"
 """The page with the table of costs."""
 METRICS = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP"}
 """Metrics of an entry with their titles; a classifier has the first, a detector the others."""
+DISTANCES = ("agreement", "kl")
+"""Distances of a classifier's rows to the float network: points, and a divergence."""
+KL_TOLERANCE = 0.25
+"""How far a divergence may be off, as a share of it; at three bits machines were seen to differ by that."""
 AP_TOLERANCE = 1.5
 """Points of box and mask AP on 200 images; seeds of the calibration were seen to differ by up to 1.2."""
 ROWS = ("float", "round_to_nearest", "repq", "stage1", "quantized")
@@ -59,6 +63,11 @@ def entry_of(run: Path, command: str) -> dict[str, Any]:
         "command": command,
         "date": dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
         **{metric: {name: row[metric] for name, row in rows.items()} for metric in METRICS if metric in rows["float"]},
+        **{
+            measure: {name: row[measure] for name, row in rows.items() if measure in row}
+            for measure in DISTANCES
+            if measure in rows["quantized"]
+        },
         "tolerance": tolerance(results["images"]["evaluation"]) if "top1" in rows["float"] else AP_TOLERANCE,
         "size_bytes": results["size_bytes"],
         "versions": results["versions"],
@@ -93,6 +102,12 @@ def differences(results: dict[str, Any], entries: list[dict[str, Any]]) -> list[
             allowed = 0.05 if name == "float" else entry["tolerance"]
             if abs(value - expected) > allowed:
                 lines.append(f"{name}: {title} {value}, reference {expected} ± {allowed}")
+    for measure in DISTANCES:
+        for name, expected in entry.get(measure, {}).items():
+            value = results["metrics"][name][measure]
+            allowed = entry["tolerance"] if measure == "agreement" else max(0.01, KL_TOLERANCE * expected)
+            if abs(value - expected) > allowed:
+                lines.append(f"{name}: {measure} {value}, reference {expected} ± {allowed:.3g}")
     return lines
 
 

@@ -22,7 +22,7 @@ from isvit_lightning.embedded.digits import digit_images, digit_names
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import load
 from isvit_lightning.quantizers import Uniform
-from isvit_lightning.recipe import Choice, read_recipe
+from isvit_lightning.recipe import Variant, read_recipe
 from isvit_lightning.run.arguments import default_directory, with_recipe, with_run_config
 from isvit_lightning.stages import Inputs, StraightThrough
 from isvit_lightning.storage.files import read_tensors
@@ -294,7 +294,7 @@ def test_options_change_the_recipe_by_role_and_by_step() -> None:
         stage3,
     ]
     kept, attn_prob = default.placement, replace(default.placement.attn_prob, format=Uniform())
-    wider = {"box_head_in": Choice(bits=8, granularity="channel")}
+    wider = {"box_head_in": Variant(bits=8, granularity="channel")}
     assert recipe.placement == replace(kept, attn_prob=attn_prob, others=wider)
 
 

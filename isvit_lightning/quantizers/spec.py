@@ -109,7 +109,6 @@ def _formats() -> dict[str, type[Format]]:
 
 def _below(kind: type) -> Iterator[type[Format]]:
     """All formats that derive from ``kind``."""
-    subclasses: list[type[Format]] = kind.__subclasses__()
-    for form in subclasses:
+    for form in cast("list[type[Format]]", kind.__subclasses__()):
         yield form
         yield from _below(form)

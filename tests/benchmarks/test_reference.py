@@ -60,6 +60,19 @@ def test_a_run_beyond_the_tolerance_fails(
     assert "quantized: top-1" in capsys.readouterr().out
 
 
+def test_distances_to_the_float_network_are_recorded_and_checked(
+    reference: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = results()
+    content["metrics"]["quantized"] |= {"agreement": 90.0, "kl": 0.5}
+    reference.record(write(tmp_path / "run", content), "isvit fit")
+    (entry,) = reference.read()
+    assert (entry["agreement"], entry["kl"]) == ({"quantized": 90.0}, {"quantized": 0.5})
+    content["metrics"]["quantized"]["kl"] = 0.5 * (1 + reference.KL_TOLERANCE) + 0.01
+    assert reference.run(["check", str(write(tmp_path / "worse", content))]) == 1
+    assert "quantized: kl" in capsys.readouterr().out
+
+
 def test_a_run_without_entry_fails(reference: ModuleType, tmp_path: Path) -> None:
     assert reference.run(["check", str(write(tmp_path / "run", results()))]) == 1
 
