@@ -114,8 +114,7 @@ class IsvitCLI(LightningCLI):
 
     def fit(self, evaluate: bool, baselines: list[str], resume: bool = False, **kwargs: Any) -> None:
         """Take the steps of the recipe."""
-        if self.model.schedule.compile:
-            require_compiler(self.trainer.strategy.root_device.type)
+        self._require_compiler()
         self._runner().fit(evaluate, baselines, resume)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
@@ -133,11 +132,16 @@ class IsvitCLI(LightningCLI):
 
     def compare(self, methods: str, bits: str | None = None, seeds: str = "0", **kwargs: Any) -> None:
         """Put recipes side by side."""
+        self._require_compiler()
         runner = self._runner()
         table = compare(runner, methods, bits, seeds)
         console().print(table.table())
         if is_first_process():
             table.write(runner.directory)
+
+    def _require_compiler(self) -> None:
+        if self.model.schedule.compile:
+            require_compiler(self.trainer.strategy.root_device.type)
 
     def _directory(self) -> Path:
         """The run directory."""

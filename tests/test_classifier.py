@@ -35,12 +35,12 @@ def test_shares_are_rounded_to_a_thousandth_of_a_per_cent() -> None:
 )
 def test_numbers_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(IsvitError, match=rf"model\.{name} is {value}, expected at least 1"):
-        Classifier(NetworkSource("vit_digits"), ISVIT, **{name: value})
+        Classifier(NetworkSource("vit_digits"), recipe=ISVIT, **{name: value})
 
 
 def test_defaults() -> None:
     source = NetworkSource("vit_digits")
-    classifier = Classifier(source, ISVIT)
+    classifier = Classifier(source, recipe=ISVIT)
     assert (classifier.source, classifier.recipe, classifier.bits) == (source, ISVIT, Bits())
     assert classifier.schedule == Schedule(1000, 64, None, Caches(), compile=False)
     assert classifier.task.float_logits is None
@@ -49,7 +49,9 @@ def test_defaults() -> None:
 def test_the_schedule_is_told_field_by_field() -> None:
     caches = Caches(where="recompute")
     given: dict[str, Any] = {"iterations": 3, "batch_size": 2, "micro_batch": 1, "caches": caches, "compile": True}
-    assert Classifier(NetworkSource("vit_digits"), ISVIT, Bits(2, 3), **given).schedule == Schedule(**given)
+    classifier = Classifier(NetworkSource("vit_digits"), recipe=ISVIT, bits=Bits(2, 3), **given)
+    assert classifier.schedule == Schedule(**given)
+    assert classifier.bits == Bits(2, 3)
 
 
 def measured(task: Classification, network: nn.Module, images: int = 50, **options: Any) -> dict[str, float]:

@@ -74,7 +74,7 @@ def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Compa
                 len(cells),
                 cell.title,
                 cell.seed,
-                _summary(row),
+                _summary(row, [name for name, _ in runner.model.task.columns]),
                 spent / done * (len(left) - done),
             )
         table.add(cell, row)
@@ -153,8 +153,8 @@ def _float_roles(model: nn.Module) -> Sequence[str]:
     ]
 
 
-def _summary(row: dict[str, Any]) -> str:
+def _summary(row: dict[str, Any], names: Sequence[str]) -> str:
     if "failed" in row:
         return f"failed: {row['failed']}"
-    metrics = [f"{name} {row[name]:.4g}" for name in ("top1", "agreement", "kl", "box_ap", "mask_ap") if name in row]
+    metrics = [f"{name} {row[name]:.4g}" for name in names if name in row]
     return f"{', '.join(metrics)}, {row['seconds']:.1f} s"

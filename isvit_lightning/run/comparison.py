@@ -58,7 +58,7 @@ class Comparison:
         """Header and rows as texts; a figure of several seeds is ``mean ± standard deviation``."""
         shown = [(key, title) for key, title in self.columns if self._has(key)]
         titles = [title for _, title in (*shown, *_COSTS)]
-        lines = [["recipe", "bits", *titles, "codes beyond", "float", "ranges"]]
+        lines = [["recipe", "bits", *titles, "codes beyond", "float operands", "ranges"]]
         lines.append(["float", "w32a32", *(_figure(key, [self.float_row]) for key, _ in shown), *[""] * 6])
         for title, cells in self.rows.items():
             name, bits = title.rsplit(" ", 1)
@@ -68,7 +68,7 @@ class Comparison:
                 continue
             figures = [_figure(key, good) for key, _ in (*shown, *_COSTS)]
             audit = good[0]
-            kept = f"{len(audit['float'])} operands" if audit["float"] else "none"
+            kept = str(len(audit["float"]))
             failed = f" ({len(cells) - len(good)} of {len(cells)} seeds failed)" if len(good) < len(cells) else ""
             lines.append([name + failed, bits, *figures, ", ".join(audit["beyond"]) or "none", kept, audit["ranges"]])
         return lines

@@ -15,7 +15,7 @@ _BITS = Bits()
 
 
 class Task(Protocol):
-    """How networks of one kind are measured: classifiers by accuracy, detectors by average precision."""
+    """How networks of one kind are measured."""
 
     columns: tuple[tuple[str, str], ...]
     """Names of the metrics, each with its title in the table; the first two are the most important."""

@@ -30,7 +30,7 @@ class Verbs(Trainer):
         """
 
     def predict(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
-        """Write what is found on each evaluation image: a table of classes, or pictures of a detector's objects.
+        """Write what is found on each evaluation image: a table of classes, or pictures of objects.
 
         A classifier needs no labels: data.evaluation may name any folder of images, flat or nested.
 

@@ -144,7 +144,10 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_runs(
         (["--model.network.config", "mask-rcnn_r50_fpn"], "Cannot open the backbone ResNet"),
         (["--model.network.config", "nonsense"], "There is no configuration nonsense"),
         (["--model.network.classes", "3"], "knows 10 classes but mask_rcnn_swin_digits has 3"),
-        (["--model.recipe.placement.others", "{box_head_in: {bits: 9}}"], "bits under model.recipe.placement is 9"),
+        (
+            ["--model.recipe.placement.others", "{box_head_in: {bits: 9}}"],
+            "bits under model.recipe.placement.others is 9",
+        ),
         (["--model.batch_size", "0"], "model.batch_size is 0"),
         (["--data.canvas", "[100, 128]"], "data.canvas is"),
     ],
@@ -175,9 +178,8 @@ def test_a_role_that_the_detector_lacks_is_refused_before_anything_is_measured(
 
 @pytest.mark.slow
 def test_the_swin_t_of_mmdet_passes_inspect_fit_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--config", QUICKSTART, *SMALL, "--model.iterations", "2",
-                 "--model.network.config", "mask-rcnn_swin-t-p4-w7_fpn_1x_coco", "--model.network.pretrained", "false",
-                 "--model.network.classes", "10", "--data.canvas", "[256, 320]",
+    arguments = ["--config", QUICKSTART, *SMALL, "--model.network.config", "mask-rcnn_swin-t-p4-w7_fpn_1x_coco",
+                 "--model.network.pretrained", "false", "--model.network.classes", "10", "--data.canvas", "[128, 160]",
                  "--trainer.default_root_dir", str(tmp_path / "run")]  # fmt: skip
     assert main(["inspect", *arguments]) == 0
     assert "20 units" in capsys.readouterr().out

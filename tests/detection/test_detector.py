@@ -53,21 +53,21 @@ def data() -> DigitsDetectionDataModule:
 def test_the_model_section_holds_what_it_is_given() -> None:
     source, bits = DetectorSource("mask_rcnn_swin_digits"), Bits(3, 6)
     schedule = {"iterations": 7, "batch_size": 2, "micro_batch": 1, "caches": Caches(where="recompute")}
-    detector = Detector(source, ISVIT, bits, **schedule)
+    detector = Detector(source, recipe=ISVIT, bits=bits, **schedule)
     assert (detector.source, detector.recipe, detector.bits) == (source, ISVIT, bits)
     assert detector.schedule == Schedule(**schedule)
     assert isinstance(detector.task, Detection)
 
 
 def test_defaults() -> None:
-    detector = Detector(DetectorSource("mask_rcnn_swin_digits"), ISVIT)
+    detector = Detector(DetectorSource("mask_rcnn_swin_digits"), recipe=ISVIT)
     assert (detector.bits, detector.schedule) == (Bits(), Schedule())
 
 
 @pytest.mark.parametrize("name", ["iterations", "batch_size", "micro_batch"])
 def test_numbers_below_one_are_refused(name: str) -> None:
     with pytest.raises(IsvitError, match=rf"model\.{name} is 0, expected at least 1"):
-        Detector(DetectorSource(), ISVIT, **{name: 0})
+        Detector(DetectorSource(), recipe=ISVIT, **{name: 0})
 
 
 def test_classes_are_counted_in_one_head_or_in_a_cascade() -> None:

@@ -18,7 +18,7 @@ from isvit_lightning.networks import (
     switch,
 )
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe import Bits, Choice
+from isvit_lightning.recipe import Bits, Variant
 from isvit_lightning.run.inspection import float_layers
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
 from tests.helpers import DEFAULT_RECIPE as ISVIT
@@ -94,13 +94,8 @@ def test_every_layer_has_its_role(make: Make) -> None:
 
 
 def test_parts_have_their_own_bits() -> None:
-    inputs, weights = ISVIT.placement.linear_in, ISVIT.placement.weight
-    others = {
-        "box_head_in": replace(inputs, bits=8),
-        "box_head_weight": replace(weights, bits=8),
-        "rpn_in": Choice(bits=6),
-        "rpn_weight": replace(weights, bits=6),
-    }
+    widths = {"box_head_in": 8, "box_head_weight": 8, "rpn_in": 6, "rpn_weight": 6}
+    others = {name: Variant(bits=bits) for name, bits in widths.items()}
     recipe = replace(ISVIT, placement=replace(ISVIT.placement, others=others))
     model = recipe.open(build(mask_rcnn_config()), Bits(4, 3)).model
     for name, quantizer in quantizers(model).items():
@@ -158,7 +153,7 @@ def test_wires_and_heads_are_those_of_the_backbone(make: Make) -> None:
 
 
 def test_roles_of_parts_that_the_detector_lacks_are_refused() -> None:
-    recipe = replace(ISVIT, placement=replace(ISVIT.placement, others={"box_head": Choice(bits=8)}))
+    recipe = replace(ISVIT, placement=replace(ISVIT.placement, others={"box_head": Variant(bits=8)}))
     with pytest.raises(IsvitError, match=r"no tensor of the role box_head, expected one of .*box_head_in, .*others"):
         recipe.open(build(mask_rcnn_config()), Bits())
 

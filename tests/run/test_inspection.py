@@ -40,7 +40,9 @@ def placed(**choices: Choice) -> Recipe:
 
 
 def tables(name: str, recipe: Recipe = ISVIT, **options: Any) -> list[Table]:
-    return list(inspect(Classifier(NetworkSource(name), recipe, **options), DigitsDataModule(calibration_images=100)))
+    return list(
+        inspect(Classifier(NetworkSource(name), recipe=recipe, **options), DigitsDataModule(calibration_images=100))
+    )
 
 
 def test_units_wires_and_quantizers_of_a_vit() -> None:
@@ -120,7 +122,7 @@ def test_a_disk_is_asked_for_images_and_caches(tmp_path: Path, monkeypatch: pyte
 
 
 def test_recomputed_caches_need_nothing() -> None:
-    model = Classifier(NetworkSource("vit_digits"), ISVIT, caches=Caches(where="recompute"))
+    model = Classifier(NetworkSource("vit_digits"), recipe=ISVIT, caches=Caches(where="recompute"))
     units = next(inspect(model, DigitsDataModule(calibration_images=100)))
     assert str(units.title) == "6 units; 100 images take 1 MB, caches 0 MB, recomputed in each step"
     assert set(column(units, "input MB")) == {"0.0"}

@@ -65,7 +65,7 @@ def runner(
 ) -> Watched:
     read = read_recipe(recipe) if isinstance(recipe, str) else recipe
     options = {"iterations": 1, "batch_size": 8, **schedule}
-    model = Classifier(NetworkSource("vit_digits"), read, bits or Bits(3, 4), **options)
+    model = Classifier(NetworkSource("vit_digits"), recipe=read, bits=bits or Bits(3, 4), **options)
     data = DigitsDataModule(calibration_images=8, evaluation_images=20, workers=0)
     return Watched(model, data, 0, directory, "model: {}", make_trainer, list(callbacks))
 
