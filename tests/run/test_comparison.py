@@ -63,14 +63,14 @@ def test_one_seed_has_no_deviation() -> None:
     assert lines == [
         HEADER,
         ["float", "w32a32", "99.50", "", "", *[""] * 6],
-        ["repq", "w3a4", "90.00", "91.00", "0.2500", "12.35", "678", "1.23", "none", "none", "static"],
+        ["repq", "w3a4", "90.00", "91.00", "0.2500", "12.35", "678", "1.23", "none", "0", "static"],
     ]
 
 
 def test_figures_of_several_seeds_are_mean_and_standard_deviation() -> None:
     lines = several().lines()
     expected = [spread(list(TOP1), 2), "91.00 ± 0.00", spread(list(KL), 4), "2.00 ± 1.00", "678 ± 0", "1.23 ± 0.00"]
-    assert lines[2] == ["repq", "w3a4", *expected, "none", "none", "static"]
+    assert lines[2] == ["repq", "w3a4", *expected, "none", "0", "static"]
 
 
 def test_seeds_that_failed_are_counted_and_left_out() -> None:
