@@ -31,6 +31,8 @@ RUNS: dict[str, list[str]] = {
 }
 """Options of `isvit fit` by name; the last run needs the real networks and images."""
 REAL = ("vit_small_repq",)
+DERIVED = (".agreement", ".kl")
+"""Figures that follow from the logits."""
 
 
 def machine() -> dict[str, str]:
@@ -75,7 +77,8 @@ def digest(directory: Path, detector: bool) -> dict[str, str]:
         else:
             hashes["logits"] = hash_of(network(torch.randn(8, *network.preprocessing.input_size, generator=generator)))
     metrics = json.loads((directory / "results.json").read_text())["metrics"]
-    return hashes | {f"metrics.{row}.{key}": str(value) for row in metrics for key, value in metrics[row].items()}
+    figures = {f"metrics.{row}.{key}": str(value) for row in metrics for key, value in metrics[row].items()}
+    return hashes | {name: value for name, value in figures.items() if not name.endswith(DERIVED)}
 
 
 def fit(name: str, folder: Path) -> dict[str, str]:
