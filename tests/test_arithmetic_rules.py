@@ -27,6 +27,7 @@ from isvit_lightning.networks.swin import QuantSwinBlock
 from isvit_lightning.quantizers import Log, PerChannel, PerTensor, Quantizer, Role, Sulq, Uniform
 from isvit_lightning.recipe import Bits, Recipe, read_recipe
 from isvit_lightning.search import Percentiles
+from isvit_lightning.search.percentiles import ACTIVATION_PERCENTILES
 from isvit_lightning.stages import Fold
 from isvit_lightning.transforms import fold, is_foldable
 from tests.helpers import (
@@ -83,7 +84,7 @@ def test_rule_1_holds_at_calibration(bits: int) -> None:
     samples = torch.rand(500, dtype=torch.float64)
     uniform = quantizer_of(bits=bits).double()
     uniform.calibrate(samples)
-    spans = [torch.quantile(samples, p).item() for p in Percentiles().percentiles]
+    spans = [torch.quantile(samples, p).item() for p in ACTIVATION_PERCENTILES]
     assert any(uniform.scale.item() * (2**bits - 1) == pytest.approx(span, rel=1e-9) for span in spans)
     for extra in (0, 1):
         sulq = quantizer_of(Sulq(extra), bits).double()
@@ -219,7 +220,7 @@ def test_rule_4_calibration_scores_the_grid_that_forward_uses(name: str, bits: i
     chosen.calibrate(samples)
     assert isinstance(chosen.search, Percentiles)
     errors = []
-    for percentile in chosen.search.percentiles:
+    for percentile in chosen.search.percentiles or ACTIVATION_PERCENTILES:
         for candidate in chosen.search.free or chosen.format.free:
             search = replace(chosen.search, percentiles=(percentile,), free=(candidate,))
             alone = Quantizer(chosen.spec, search).double()

@@ -93,7 +93,9 @@ def reconstruction_loss(
 
 def divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Divergence ``(batch,)`` in nats of the softmax of ``logits (batch, classes)`` from that of ``wanted``."""
-    log_p, log_q = wanted.float().log_softmax(dim=1), logits.float().log_softmax(dim=1)
+    # Half precision is too coarse for the difference of two logarithms.
+    kind = torch.promote_types(wanted.dtype, torch.float32)
+    log_p, log_q = wanted.to(kind).log_softmax(dim=1), logits.to(kind).log_softmax(dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 

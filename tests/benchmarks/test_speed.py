@@ -97,7 +97,7 @@ def test_a_whole_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_precision() -> None:
     import precision
 
-    row = precision.measure(4, iterations=2, calibration=32, evaluation=100)
+    row = precision.measure(4, iterations=1, calibration=8, evaluation=20)
     assert row["change"] == pytest.approx(row["bf16-mixed top-1"] - row["32-true top-1"], abs=0.02)
     assert min(row["32-true step, ms"], row["bf16-mixed step, ms"], row["ratio of steps"]) > 0
 
