@@ -38,12 +38,20 @@ DERIVED = (".agreement", ".kl")
 def machine() -> dict[str, str]:
     """What decides the last bits beside the program."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    lines = info.read_text().splitlines() if info.exists() else []
+    # A name alone may stand for several generations.
+    told = [_told(lines, key) for key in ("model name", "cpu family", "model", "stepping")]
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": " ".join(told) if any(told) else platform.processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
     }
+
+
+def _told(lines: list[str], key: str) -> str:
+    """What the system tells of the first processor."""
+    values = [value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key]
+    return values[0] if values else ""
 
 
 def hash_of(tensor: torch.Tensor) -> str:
