@@ -39,12 +39,17 @@ def calibrate_activations(module: nn.Module, run: Callable[[], object]) -> None:
     def remember(product: nn.Module, args: tuple[torch.Tensor, torch.Tensor]) -> None:
         partners[product] = args
 
+    def forget(product: nn.Module, _args: object, _output: object) -> None:
+        # Operands of all blocks at once would be the peak of memory.
+        del partners[product]
+
     def choose(quantizer: Quantizer, args: tuple[torch.Tensor]) -> None:
         calls[quantizer] += 1
         quantizer.calibrate(_site(args[0], *readers.get(quantizer, (None, "input")), partners))
 
     products = [child for child in module.modules() if isinstance(child, QuantMatMul)]
     handles = [product.register_forward_pre_hook(remember) for product in products]
+    handles += [product.register_forward_hook(forget) for product in products]
     try:
         _hooked(chosen, choose, run)
     finally:

@@ -1,11 +1,13 @@
 """Choosing ranges from one forward pass, upstream quantizers first."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.layers import QuantConv2d, QuantLinear
+from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers, switch
 from isvit_lightning.quantizers import Grid, PerChannel, Role, Search, Site, Spec
 from isvit_lightning.recipe import Bits
@@ -212,3 +214,18 @@ def test_the_layer_of_a_map_has_its_channels_elsewhere() -> None:
     (site,) = noted.sites
     assert not site.channels_last
     assert torch.equal(site.output(maps), nn.functional.conv2d(maps, layer.weight))
+
+
+def test_operands_of_finished_products_are_let_go() -> None:
+    opened = DEFAULT_RECIPE.open(tiny_vit(depth=3), Bits(4, 4))
+    switch(opened.model, weights=False, activations=True)
+    seen: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    for product in (module for module in opened.model.modules() if isinstance(module, QuantMatMul)):
+        product.register_forward_pre_hook(lambda _module, args: seen.extend(map(weakref.ref, args)))
+    opened.model.head.register_forward_pre_hook(
+        lambda _module, _args: alive.append(sum(one() is not None for one in seen))
+    )
+    calibrate_activations(opened.model, lambda: opened.walk(image_batch()))
+    assert len(seen) == 12
+    assert alive == [0]
