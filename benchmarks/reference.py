@@ -26,7 +26,7 @@ METRICS = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP"}
 DISTANCES = ("agreement", "kl")
 """Distances of a classifier's rows to the float network: points, and a divergence."""
 KL_TOLERANCE = 0.25
-"""How far a divergence may be off, as a share of it; at three bits machines were seen to differ by that."""
+"""How far a divergence may be off, as a share of it: a guess, until two machines were compared."""
 AP_TOLERANCE = 1.5
 """Points of box and mask AP on 200 images; seeds of the calibration were seen to differ by up to 1.2."""
 ROWS = ("float", "round_to_nearest", "repq", "stage1", "quantized")
