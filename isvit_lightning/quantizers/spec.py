@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.quantizers.formats import Format
@@ -20,7 +20,7 @@ class Spec:
     """Everything about a quantizer but the numbers of its grid.
 
     Args:
-        format: which grids there are.
+        format: which grids there are; kept as :meth:`Format.at` the width.
         bits: width of a code, 2 to 8.
         granularity: which elements share a grid.
         role: what the quantized tensor is.
@@ -37,6 +37,7 @@ class Spec:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise IsvitError(f"Bits must lie between 2 and 8, got {self.bits}: change model.bits.")
+        object.__setattr__(self, "format", self.format.at(self.bits))
 
     @property
     def n_codes(self) -> int:
@@ -97,7 +98,8 @@ def _role(values: Mapping[str, Any]) -> Role:
 
 def _of_type(kind: Any, value: Any) -> Any:
     """``value`` if it is of the type ``kind``; a whole number will do for a fraction."""
-    if type(value) is not kind and not (kind is float and type(value) is int):
+    kinds = get_args(kind) or (kind,)
+    if type(value) not in kinds and not (float in kinds and type(value) is int):
         raise TypeError(f"{value!r} is no {getattr(kind, '__name__', kind)}")
     return value
 

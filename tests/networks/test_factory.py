@@ -99,8 +99,8 @@ def test_softmax_by_recipe() -> None:
         for name in ("isvit", "isvit_published", "repq", "round_to_nearest")
     }
     assert {name: quantizer.format for name, quantizer in found.items()} == {
-        "isvit": Sulq(),
-        "isvit_published": Sulq(extra_codes=1),
+        "isvit": Sulq(steps_per_octave=256),
+        "isvit_published": Sulq(extra_codes=1, steps_per_octave=1),
         "repq": Log(steps_per_octave=2),
         "round_to_nearest": Uniform(),
     }

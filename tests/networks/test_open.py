@@ -99,7 +99,7 @@ def test_uncalibrated_network_is_refused_with_the_first_name(family: str) -> Non
 
 @FAMILY
 def test_recipes_choose_the_format_of_the_softmax(family: str) -> None:
-    formats = {"isvit": Sulq(), "isvit_published": Sulq(1), "repq": Log(2), "round_to_nearest": Uniform()}
+    formats = {"isvit": Sulq(0, 1), "isvit_published": Sulq(1, 1), "repq": Log(2), "round_to_nearest": Uniform()}
     for name, form in formats.items():
         opened = read_recipe(name).open(BUILDERS[family](), Bits())
         found = [q for q in quantizers(opened.model).values() if q.role == Role.ATTN_PROB]

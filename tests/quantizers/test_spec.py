@@ -19,7 +19,7 @@ SPECS = st.builds(
     st.one_of(
         st.builds(Uniform),
         st.builds(Log, st.integers(1, 9)),
-        st.builds(Sulq, st.integers(0, 1)),
+        st.builds(Sulq, st.integers(0, 1), st.none() | st.integers(1, 256)),
         st.builds(AdaLog, st.floats(0, 9)),
     ),
     st.integers(2, 8),
@@ -50,7 +50,7 @@ def test_the_plain_values_are_these() -> None:
     assert VERSION == 1
     assert SPEC.as_dict() == {
         "version": 1,
-        "format": {"type": "Sulq", "extra_codes": 1},
+        "format": {"type": "Sulq", "extra_codes": 1, "steps_per_octave": 1},
         "bits": 3,
         "granularity": {"type": "PerChannel", "size": 6, "axis": -2},
         "role": {"name": "box_head_weight", "weight": True},

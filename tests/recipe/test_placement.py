@@ -169,7 +169,7 @@ def test_roles_of_an_adapter_go_by_kind_of_layer_or_by_name() -> None:
     ]
     widths = [(layer.input_quantizer.bits, layer.weight_quantizer.bits) for layer in layers]  # type: ignore[union-attr]
     assert widths == [(6, 7), (2, 7), (8, 4), (8, 4)]
-    assert layers[2].input_quantizer.format == Sulq()  # type: ignore[union-attr]
+    assert layers[2].input_quantizer.format == Sulq().at(8)  # type: ignore[union-attr]
 
 
 GENERAL = {
@@ -239,7 +239,7 @@ def test_the_granularity_of_a_fallback_names_no_option_that_does_not_exist() -> 
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("isvit", Sulq()), ("repq", Log(2)), ("round_to_nearest", Uniform()), ("isvit_published", Sulq(1))],
+    [("isvit", Sulq().at(5)), ("repq", Log(2)), ("round_to_nearest", Uniform()), ("isvit_published", Sulq(1, 1))],
 )
 def test_recipes_give_probabilities_their_format(name: str, form: Any) -> None:
     kinds = by_role(opened(read_recipe(name).placement))

@@ -51,7 +51,7 @@ def test_files_say_what_the_methods_are() -> None:
     assert read_recipe("repq").steps == [choosing[0], Fold("fold"), choosing[1]]
     formats = {name: read_recipe(name).placement.attn_prob.format for name in NAMES}
     assert formats["isvit"] == Sulq()
-    assert formats["isvit_published"] == Sulq(extra_codes=1)
+    assert formats["isvit_published"] == Sulq(extra_codes=1, steps_per_octave=1)
     assert formats["repq"] == Log(steps_per_octave=2)
     assert formats["round_to_nearest"] == Uniform()
 

@@ -73,7 +73,7 @@ def test_grids_are_made_one_at_a_time() -> None:
 FORMATS = {
     "uniform": (Uniform(), (0.21, 5.0)),
     "log": (Log(2), (2.5,)),
-    "sulq": (Sulq(), (0.25, -2.0, 0.3)),
+    "sulq": (Sulq(steps_per_octave=1), (0.25, -2.0, 0.3)),
 }
 
 

@@ -32,6 +32,10 @@ class Format(ABC):
     free: ClassVar[tuple[float, ...]] = (0.0,)
     """Values that a search tries for the number that a range leaves open; a single one where none is."""
 
+    def at(self, bits: int) -> "Format":
+        """The format with everything set that depends on the width of its codes."""
+        return self
+
     def n_codes(self, bits: int) -> int:
         """Number of codes: ``2**bits``, except where a published method that spends more is reproduced."""
         return int(2**bits)

@@ -1,7 +1,7 @@
 """SULQ, the shift-uniform-log2 format for attention probabilities (I&S-ViT, arXiv 2311.10126, eq. 13-14)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,10 @@ from isvit_lightning.quantizers.formats.base import Format, Grid
 
 POWER_OF_TWO_ETAS = tuple(2.0**-k for k in range(21))
 """Shifts with an exact zero: ``2**e - eta`` vanishes where ``e = log2(eta)``."""
+_WHOLE_EXPONENTS_UP_TO = 4
+"""Bits whose codes lie about an octave apart, so that whole exponents waste few of them."""
+_FINE = 256
+"""Steps per octave that tell the codes of 8 bits apart even within one octave."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,18 @@ class Sulq(Format):
     """Quantizes ``log2(x + eta)`` uniformly and rounds the exponent, so that a grid value is a shift minus ``eta``.
 
     ``eta`` is the number that a range leaves open, ``offset`` the smallest ``log2(x + eta)`` and ``step`` the distance
-    of neighbouring codes in ``log2``. Code 0 is the smallest value.
+    of neighbouring codes in ``log2``. Code 0 is the smallest value. Whole exponents, as published, give at most 21
+    values between 0 and 1: codes of 6 or 8 bits would share them. With finer ones every code has a value, and the
+    search finds grids between a logarithmic and, at ``eta`` of 1, a nearly uniform one.
 
     Args:
         extra_codes: codes beyond ``2**bits``; 1 reproduces the published code, which chooses the shift with ``2**bits``
             codes and spends one more.
+        steps_per_octave: exponents are multiples of ``1 / steps_per_octave``; 1 as published, null for 1 up to 4 bits
+            and 256 above.
 
     Raises:
-        IsvitError: another number of extra codes.
+        IsvitError: another number of extra codes, or fewer than one step per octave.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("eta", "offset", "step")
@@ -37,12 +45,23 @@ class Sulq(Format):
     free: ClassVar[tuple[float, ...]] = POWER_OF_TWO_ETAS
 
     extra_codes: int = 0
+    steps_per_octave: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.extra_codes <= 1:
             raise IsvitError(
                 f"SULQ has extra_codes {self.extra_codes}, expected 0 or 1: change it under model.recipe.placement."
             )
+        if self.steps_per_octave is not None and self.steps_per_octave < 1:
+            raise IsvitError(
+                f"SULQ has steps_per_octave {self.steps_per_octave}, expected 1 or more: change it under "
+                "model.recipe.placement."
+            )
+
+    @override
+    def at(self, bits: int) -> "Sulq":
+        steps = self.steps_per_octave or (1 if bits <= _WHOLE_EXPONENTS_UP_TO else _FINE)
+        return replace(self, steps_per_octave=steps)
 
     @override
     def n_codes(self, bits: int) -> int:
@@ -73,7 +92,11 @@ class Sulq(Format):
 
     @override
     def base(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
-        return self.exponents(codes, grid).exp2_()
+        exponents = self._exponents(codes, grid)
+        if self._steps == 1:
+            return exponents.exp2_()
+        # The last bit of a power with a fraction depends on its place in a tensor: a code would have two values.
+        return exponents.double().exp2_().to(exponents.dtype)
 
     @override
     def shift(self, grid: Grid) -> torch.Tensor:
@@ -85,6 +108,16 @@ class Sulq(Format):
         return torch.div(base, slope, out=slope)
 
     @override
-    def exponents(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def exponents(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor | None:
+        return self._exponents(codes, grid) if self._steps == 1 else None
+
+    @property
+    def _steps(self) -> int:
+        """Steps per octave; 1 before a width is known."""
+        return self.steps_per_octave or 1
+
+    def _exponents(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Logarithms of :meth:`base`; ``codes`` are overwritten."""
         _, offset, step = grid
-        return codes.mul_(step).add_(offset).round_()
+        exponents = codes.mul_(step).add_(offset)
+        return exponents.round_() if self._steps == 1 else exponents.mul_(self._steps).round_().div_(self._steps)

@@ -61,17 +61,18 @@ class SlowSqrt2(SlowLog):
 
 @dataclass(frozen=True)
 class SlowSulq:
-    """Equations 13 and 14 of I&S-ViT."""
+    """Equations 13 and 14 of I&S-ViT; exponents of 1 step per octave as there, or of more."""
 
     eta: float
     offset: float
     step: float
+    steps_per_octave: int = 1
 
     def code(self, x: float) -> float:
         return round((math.log2(x + self.eta) - self.offset) / self.step)
 
-    def exponent(self, code: int) -> int:
-        return round(code * self.step + self.offset)
+    def exponent(self, code: int) -> float:
+        return round((code * self.step + self.offset) * self.steps_per_octave) / self.steps_per_octave
 
     def value(self, code: int) -> float:
         return 2.0 ** self.exponent(code) - self.eta

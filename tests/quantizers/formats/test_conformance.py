@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -78,8 +79,13 @@ CASES = {
     "uniform_without_zero": Case(Uniform(), Percentiles(include_zero=False), real, SlowUniform),
     "log2": Case(Log(1), LOG_SEARCH, probabilities, SlowLog),
     "log_sqrt2": Case(Log(2), LOG_SEARCH, probabilities, SlowSqrt2, fractional=True),
-    "sulq": Case(Sulq(), SULQ_SEARCH, probabilities, SlowSulq),
-    "sulq_published": Case(Sulq(extra_codes=1), PUBLISHED_SULQ_SEARCH, probabilities, SlowSulq, extra=1),
+    "sulq": Case(Sulq(steps_per_octave=1), SULQ_SEARCH, probabilities, SlowSulq),
+    "sulq_fine": Case(
+        Sulq(steps_per_octave=256), SULQ_SEARCH, probabilities, partial(SlowSulq, steps_per_octave=256), fractional=True
+    ),
+    "sulq_published": Case(
+        Sulq(extra_codes=1, steps_per_octave=1), PUBLISHED_SULQ_SEARCH, probabilities, SlowSulq, extra=1
+    ),
     "adalog": Case(AdaLog(), Percentiles((1.0,)), probabilities, SlowAdaLog, fractional=True),
     "adalog_gelu": Case(AdaLog(GELU_SHIFT), Percentiles((0.999, 1.0)), gelu, SlowAdaLog, fractional=True),
 }
@@ -277,7 +283,7 @@ def test_affine_and_exponents_say_the_same_as_the_table(name: str, granularity: 
         scale, zero_point = affine
         assert torch.equal(scale * (codes - zero_point), table)
     exponents = form.exponents(codes.clone(), grid)
-    assert (exponents is not None) is isinstance(form, Sulq)
+    assert (exponents is not None) is (isinstance(form, Sulq) and form.steps_per_octave == 1)
     if exponents is not None:
         assert torch.equal(exponents, exponents.round())
         shift = form.shift(grid)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.quantizers import Granularity, Quantizer, Sulq, per_head
+from isvit_lightning.quantizers import Format, Granularity, Quantizer, Sulq, Uniform, per_head
 from isvit_lightning.quantizers.formats.sulq import POWER_OF_TWO_ETAS
 from isvit_lightning.recipe import read_recipe
 from tests.helpers import PUBLISHED_ETAS, SULQ_SEARCH, quantizer_of
@@ -37,12 +37,13 @@ def searching(
     granularity: Granularity | None = None,
 ) -> Quantizer:
     """One that looks for its shift among ``etas``."""
-    return quantizer_of(Sulq(extra_codes), bits, granularity, search=replace(SULQ_SEARCH, free=etas))
+    form = Sulq(extra_codes, steps_per_octave=1)
+    return quantizer_of(form, bits, granularity, search=replace(SULQ_SEARCH, free=etas))
 
 
 def over_unit_interval(bits: int, eta: float, extra_codes: int = 0) -> Quantizer:
     """Grid that spans 0 to 1, in float64."""
-    quantizer = quantizer_of(Sulq(extra_codes), bits).double()
+    quantizer = quantizer_of(Sulq(extra_codes, steps_per_octave=1), bits).double()
     offset = math.log2(eta)
     quantizer.eta.fill_(eta)
     quantizer.offset.fill_(offset)
@@ -163,6 +164,36 @@ def test_example_of_the_paper() -> None:
     values = quantizer.decode(torch.arange(8))
     assert 2.0**-14 - 1e-6 in values.tolist()
     assert quantizer(torch.tensor([2.38e-5], dtype=torch.float64)).item() == 2.0**-14 - 1e-6
+
+
+@pytest.mark.parametrize(("bits", "steps"), [(2, 1), (3, 1), (4, 1), (5, 256), (6, 256), (8, 256)])
+def test_steps_per_octave_fit_the_width(bits: int, steps: int) -> None:
+    assert quantizer_of(Sulq(), bits).format == Sulq(steps_per_octave=steps)
+    assert quantizer_of(Sulq(steps_per_octave=2), bits).format == Sulq(steps_per_octave=2)
+
+
+@pytest.mark.parametrize("bits", [5, 6, 8])
+@pytest.mark.parametrize("temperature", [0.5, 3.0, 8.0])
+def test_wide_codes_all_have_a_value_and_are_as_close_as_uniform_ones(bits: int, temperature: float) -> None:
+    samples = (torch.randn(4, 3, 16, 16, dtype=torch.float64) * temperature).softmax(dim=-1)
+
+    def measured(form: Format) -> tuple[int, float]:
+        quantizer = quantizer_of(form, bits).double()
+        quantizer.calibrate(samples)
+        return quantizer.table().unique().numel(), float((quantizer(samples) - samples).square().mean().sqrt())
+
+    values, error = measured(Sulq())
+    assert values == 2**bits
+    assert error <= measured(Uniform())[1]
+    values, whole = measured(Sulq(steps_per_octave=1))
+    assert values <= 21
+    assert whole > 5 * error
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_steps_below_one_are_refused(steps: int) -> None:
+    with pytest.raises(IsvitError, match=rf"steps_per_octave {steps}, expected 1 or more.*placement"):
+        Sulq(steps_per_octave=steps)
 
 
 @pytest.mark.parametrize("extra", [-1, 2])
