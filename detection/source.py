@@ -11,9 +11,10 @@ from detection.architecture import DetectorArchitecture
 from detection.embedded.network import read_weights
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.sources.checkpoint import load_state, read_state
+from isvit_lightning.sources.checkpoint import load_state
 from isvit_lightning.sources.paths import expand_path
 from isvit_lightning.sources.source import LoadedNetwork, fingerprint
+from isvit_lightning.sources.weights import read_state
 
 _CLASS_SCORES = ("roi_head.bbox_head.fc_cls.weight", "roi_head.bbox_head.0.fc_cls.weight")
 
