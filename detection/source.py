@@ -1,6 +1,7 @@
 """Where a float detector comes from: mmdet's configurations and a checkpoint, or the package itself."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,16 @@ from torch import Tensor, nn
 
 from detection import zoo
 from detection.architecture import DetectorArchitecture
-from detection.embedded.network import read_weights
+from detection.embedded.network import read_weights as read_embedded
 from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.sources.checkpoint import load_state
+from isvit_lightning.sources import checkpoint
 from isvit_lightning.sources.paths import expand_path
 from isvit_lightning.sources.source import LoadedNetwork, fingerprint
-from isvit_lightning.sources.weights import read_state
+from isvit_lightning.sources.weights import StoredWeights, read_weights
 
 _CLASS_SCORES = ("roi_head.bbox_head.fc_cls.weight", "roi_head.bbox_head.0.fc_cls.weight")
+_OPTIONS = "model.network.checkpoint, model.network.config or model.network.overrides"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class DetectorSource:
             such as mask-rcnn_swin-t-p4-w7_fpn_1x_coco; or a configuration file of mmdet (a .py file is run).
         pretrained: load the weights of checkpoint, or those that ship with the package; false gives random weights.
         checkpoint: .safetensors or torch file with the weights, of mmdet or of the original Swin repository.
+        checkpoint_key: name under which the weights lie in the file, for example ema_state_dict, in place of the first
+            of state_dict_ema, model_ema, state_dict and model.
         trust_checkpoint: read a torch file that holds more than tensors, which may run code that it brings.
         classes: number of classes, in place of the configuration's own.
         overrides: sections of mmdet's description of the model to change, for example {backbone: {window_size: 7}}.
@@ -39,6 +43,7 @@ class DetectorSource:
     config: str = ""
     pretrained: bool = True
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     trust_checkpoint: bool = False
     classes: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -72,36 +77,37 @@ class DetectorSource:
             )
         model = architecture.build()
         if self.pretrained:
-            path = expand_path(self.checkpoint or f"the weights of {zoo.EMBEDDED}")
-            state = read_weights() if embedded else read_state(path, self.trust_checkpoint)
-            load_weights(model, state, path, self.title)
+            weights = (
+                StoredWeights(Path(f"the weights of {zoo.EMBEDDED}"), read_embedded())
+                if embedded
+                else read_weights(expand_path(self.checkpoint or ""), self.trust_checkpoint, self.checkpoint_key)
+            )
+            load_weights(model, weights, self.title)
         return LoadedNetwork(model, DetectorPreprocessing.of(model), fingerprint(self.title, model), architecture)
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
+def load_weights(model: nn.Module, weights: StoredWeights, name: str) -> None:
     """Load the weights of mmdet or of the original Swin repository, all of them and nothing else.
 
     Args:
         model: detector.
-        state: tensors by name.
-        path: where they come from.
+        weights: what to load.
         name: what the detector is called in messages.
 
     Raises:
         IsvitError: they belong to another detector, or to one of other classes.
     """
-    state = from_original(state)
-    own = model.state_dict()
+    state, own = from_original(weights.tensors), model.state_dict()
     for key in _CLASS_SCORES:
         if key in own and key in state and len(own[key]) != len(state[key]):
             raise IsvitError(
-                f"{path} knows {len(state[key]) - 1} classes but {name} has {len(own[key]) - 1}, expected as many: set "
-                "model.network.classes or change model.network.checkpoint."
+                f"{weights.path} knows {len(state[key]) - 1} classes but {name} has {len(own[key]) - 1}, expected as "
+                "many: set model.network.classes or change model.network.checkpoint."
             )
-    load_state(model, state, path, name, "model.network.checkpoint, model.network.config or model.network.overrides")
+    checkpoint.load_weights(model, replace(weights, tensors=state), name, lambda _: f"change {_OPTIONS}")
 
 
-def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_original(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """``state`` in mmdet's names and order of merged patches, where it is in the original Swin repository's.
 
     Args:

@@ -46,6 +46,9 @@ class NetworkSource:
         pretrained: load the weights that timm publishes under the tag; false gives random weights. Weights of
             checkpoint take precedence.
         checkpoint: .safetensors or torch file with the weights, any floating type.
+        checkpoint_key: name under which the weights lie in the file, for example state_dict or ema.module, in place of
+            the first of state_dict_ema, model_ema, state_dict and model.
+        trust_checkpoint: read a torch file that holds more than tensors, which may run code that it brings.
         description: JSON file with architecture (a timm name, or SwinTransformer), model_args, input_size, mean, std,
             interpolation and crop_pct, which take the place of name, args and the network's metadata.
         args: keyword arguments of timm's create_model, for example {img_size: 98}.
@@ -58,6 +61,8 @@ class NetworkSource:
     name: str = ""
     pretrained: bool = True
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
+    trust_checkpoint: bool = False
     description: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     mean: Triple | None = None
@@ -86,7 +91,8 @@ class NetworkSource:
             )
         model = architecture.build(pretrained=published)
         if self.checkpoint is not None:
-            load_checkpoint(model, expand_path(self.checkpoint), architecture.name)
+            path = expand_path(self.checkpoint)
+            load_checkpoint(model, path, architecture.name, self.trust_checkpoint, self.checkpoint_key)
         own = {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation}
         values = {**described, **{key: value for key, value in own.items() if value is not None}}
         preprocessing = replace(Preprocessing.of(model), **values)

@@ -110,6 +110,15 @@ def test_more_than_tensors_needs_trust(config: Path, tmp_path: Path) -> None:
     assert same(loaded.model.state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("key", [None, "ema_state_dict"])
+def test_the_weights_that_are_taken(key: str | None, config: Path, tmp_path: Path) -> None:
+    smooth, plain, path = build(mask_rcnn_config()), build(mask_rcnn_config()), tmp_path / "ema.pth"
+    averages = {f"module.{key}": value for key, value in plain.state_dict().items()}
+    torch.save({"state_dict": smooth.state_dict(), "ema_state_dict": averages}, path)
+    loaded = DetectorSource(str(config), checkpoint=str(path), checkpoint_key=key).build()
+    assert same(loaded.model.state_dict(), (plain if key else smooth).state_dict())
+
+
 def test_a_checkpoint_of_other_classes_is_a_sentence(config: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save(build(mask_rcnn_config()).state_dict(), path)

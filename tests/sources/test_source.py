@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_a_checkpoint_in_half_precision(tmp_path: Path, vit: nn.Module, suffix: 
     loaded = small(checkpoint=str(path)).build().model.state_dict()
     assert all(value.dtype == torch.float32 for value in loaded.values())
     assert all(torch.equal(value, state[key].float()) for key, value in loaded.items())
+
+
+def test_a_checkpoint_of_timms_training_gives_the_averaged_weights(tmp_path: Path) -> None:
+    trained, averaged = build_network("vit_digits").eval(), build_network("vit_digits").eval()
+    content = {"state_dict": trained.state_dict(), "state_dict_ema": averaged.state_dict(), "args": Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "last.pth.tar")
+    images = torch.randn(4, 3, 32, 32)
+    for key, weights in ((None, averaged), ("state_dict", trained)):
+        loaded = NetworkSource("vit_digits", checkpoint=str(tmp_path / "last.pth.tar"), checkpoint_key=key).build()
+        assert torch.equal(loaded.model(images), weights(images))
+
+
+def test_a_checkpoint_of_lightning_that_is_trusted(tmp_path: Path) -> None:
+    trained = build_network("vit_digits").eval()
+    state = {f"net.{key}": value for key, value in trained.state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"root": Path("x")}}, tmp_path / "last.ckpt")
+    loaded = NetworkSource("vit_digits", checkpoint=str(tmp_path / "last.ckpt"), trust_checkpoint=True).build()
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(loaded.model(images), trained(images))
 
 
 def test_a_checkpoint_with_buffers_that_timm_computes(tmp_path: Path) -> None:
@@ -168,7 +188,9 @@ def test_damaged_checkpoints(tmp_path: Path, vit: nn.Module, name: str, damage: 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Path("x")}, tmp_path / "w.pth")
-    with pytest.raises(IsvitError, match="cannot be read as weights"):
+    with pytest.raises(
+        IsvitError, match=r"holds more than tensors \(pathlib\..*model.network.trust_checkpoint to true"
+    ):
         small(checkpoint=str(tmp_path / "w.pth")).build()
 
 
