@@ -12,6 +12,7 @@ from torch import nn
 
 from isvit_lightning.embedded.networks import EmbeddedName, build_network, embedded_network
 from isvit_lightning.errors import IsvitError, first_line
+from isvit_lightning.sources.published import require_head, require_reachable, unavailable
 
 EMBEDDED: Final[tuple[str, ...]] = get_args(EmbeddedName)
 SWIN: Final = "SwinTransformer"
@@ -47,15 +48,15 @@ class Architecture:
             return self._embedded(pretrained).eval()
         if self.name != SWIN:
             _check_timm_name(self.name, pretrained)
+        require_head(self.name, self.args, pretrained)
+        if pretrained:
+            require_reachable(self.name)
         try:
             if self.name == SWIN:
                 return SwinTransformer(**self.args).eval()
             return timm.create_model(self.name, pretrained=pretrained, **self.args).eval()
         except (OSError, SafetensorError) as error:
-            raise IsvitError(
-                f"The weights of {self.name} could not be downloaded ({first_line(error)}), expected a connection to "
-                "their host: set model.network.checkpoint to a file that holds them."
-            ) from None
+            raise unavailable(self.name, first_line(error)) from None
         except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
             raise IsvitError(
                 f"{self.name} could not be built with the arguments {self.args} ({first_line(error)}), expected "
@@ -92,8 +93,12 @@ class Architecture:
         known = [cls(name) for name in EMBEDDED]
         config = getattr(model, "pretrained_cfg", None) or {}
         if timm.is_model(config.get("architecture") or ""):
-            size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-            args = {"num_classes": model.num_classes} | ({} if size is None else {"img_size": list(size)})
+            embed = getattr(model, "patch_embed", None)
+            size, channels = getattr(embed, "img_size", None), getattr(getattr(embed, "proj", None), "in_channels", 3)
+            args: dict[str, Any] = {"num_classes": model.num_classes} | (
+                {} if size is None else {"img_size": list(size)}
+            )
+            args |= {} if channels == 3 else {"in_chans": channels}
             known = [cls(config["architecture"], args)]
         return next((architecture for architecture in known if architecture._rebuilds(model)), None)
 

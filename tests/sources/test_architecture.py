@@ -63,8 +63,10 @@ def test_timm_is_asked_for_the_weights_that_are_wanted(pretrained: bool, monkeyp
         return nn.Linear(1, 1)
 
     monkeypatch.setattr(module.timm, "create_model", create)
-    Architecture(TAGGED, SMALL).build(pretrained)
-    assert asked == [(TAGGED, pretrained, SMALL)]
+    monkeypatch.setattr(module, "require_reachable", lambda name: None)
+    args = {**SMALL, "num_classes": 1000}
+    Architecture(TAGGED, args).build(pretrained)
+    assert asked == [(TAGGED, pretrained, args)]
 
 
 def test_the_architecture_of_a_network_is_known_only_where_it_can_be_rebuilt() -> None:
@@ -136,5 +138,23 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
         raise FileNotFoundError("Please check your connection.\nMore.")
 
     monkeypatch.setattr(module.timm, "create_model", offline)
+    monkeypatch.setattr(module, "require_reachable", lambda name: None)
     with pytest.raises(IsvitError, match=r"\(Please check your connection\), .* set model.network.checkpoint"):
-        Architecture(TAGGED, SMALL).build(pretrained=True)
+        Architecture(TAGGED, {"img_size": 32, "depth": 1}).build(pretrained=True)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_network_without_head_is_refused_before_it_is_built(published: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.timm, "create_model", None)
+    with pytest.raises(
+        IsvitError, match=r"^vit_small_patch14_dinov2.lvd142m has no head .*: set num_classes in model.n"
+    ):
+        Architecture("vit_small_patch14_dinov2.lvd142m").build(published)
+    with pytest.raises(IsvitError, match=r"^SwinTransformer has no head"):
+        Architecture(SWIN, {**SWIN_ARGS, "num_classes": 0}).build()
+
+
+def test_gray_networks_are_known() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5, in_chans=1)
+    known = Architecture.of(model)
+    assert known == Architecture("vit_tiny_patch16_224", {"num_classes": 5, "img_size": [32, 32], "in_chans": 1})
