@@ -1,5 +1,6 @@
 """Where a float detector comes from: mmdet's configurations and a checkpoint, or the package itself."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from detection.runtime import import_mmdet
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources import checkpoint
 from isvit_lightning.sources.paths import expand_path
-from isvit_lightning.sources.source import LoadedNetwork, fingerprint
+from isvit_lightning.sources.source import LoadedNetwork, drawn_from_seed, fingerprint
 from isvit_lightning.sources.weights import StoredWeights, read_weights
 
 _CLASS_SCORES = ("roi_head.bbox_head.fc_cls.weight", "roi_head.bbox_head.0.fc_cls.weight")
@@ -75,7 +76,8 @@ class DetectorSource:
                 f"{self.title} comes without weights, expected a file that holds them: set model.network.checkpoint, "
                 "or model.network.pretrained to false for random weights."
             )
-        model = architecture.build()
+        with contextlib.nullcontext() if self.pretrained else drawn_from_seed():
+            model = architecture.build()
         if self.pretrained:
             weights = (
                 StoredWeights(Path(f"the weights of {zoo.EMBEDDED}"), read_embedded())

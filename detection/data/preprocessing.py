@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.sources.preprocessing import Preprocessing, Triple
+from isvit_lightning.sources.preprocessing import PerChannel, Preprocessing
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 """An image ``(height, width, 3)`` uint8 in mmdet's order of channels: blue, green, red."""
@@ -111,6 +111,6 @@ def rescaled(pixels: Pixels, scale: tuple[int, int]) -> Pixels:
     return cast("Pixels", mmcv.imrescale(pixels, scale))
 
 
-def _shares(values: Any) -> Triple:
+def _shares(values: Any) -> PerChannel:
     """Numbers on mmdet's scale of 0 to 255 as shares of it."""
-    return cast("Triple", tuple(float(value) / 255 for value in values))
+    return tuple(float(value) / 255 for value in values)

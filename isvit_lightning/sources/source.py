@@ -1,19 +1,30 @@
 """Where a float network comes from: timm, a checkpoint file, a description of one, or the package itself."""
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.sources.architecture import SWIN, Architecture
 from isvit_lightning.sources.checkpoint import load_checkpoint
 from isvit_lightning.sources.paths import expand_path
-from isvit_lightning.sources.preprocessing import Interpolation, Preprocessing, Triple
+from isvit_lightning.sources.preprocessing import (
+    Interpolation,
+    PerChannel,
+    Preprocessing,
+    is_input_size,
+    require_image_channels,
+)
 from isvit_lightning.system.hashing import hash_of
 
+_LOG = logging.getLogger(__name__)
 _PREPROCESSING: Final = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 
@@ -52,8 +63,8 @@ class NetworkSource:
         description: JSON file with architecture (a timm name, or SwinTransformer), model_args, input_size, mean, std,
             interpolation and crop_pct, which take the place of name, args and the network's metadata.
         args: keyword arguments of timm's create_model, for example {img_size: 98}.
-        mean: three numbers in place of the network's own.
-        std: three numbers in place of the network's own.
+        mean: a number for each channel in place of the network's own.
+        std: a number for each channel in place of the network's own.
         crop_pct: side of the central crop relative to the resized image, in place of the network's own.
         interpolation: how images are resized, in place of the network's own.
     """
@@ -65,8 +76,8 @@ class NetworkSource:
     trust_checkpoint: bool = False
     description: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
-    mean: Triple | None = None
-    std: Triple | None = None
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
     crop_pct: float | None = None
     interpolation: Interpolation | None = None
 
@@ -89,14 +100,31 @@ class NetworkSource:
                 f"{self.title} describes a {architecture.name} without weights, expected a file that holds them: set "
                 "model.network.checkpoint, or model.network.pretrained to false for random weights."
             )
-        model = architecture.build(pretrained=published)
+        if isinstance(channels := architecture.args.get("in_chans"), int):
+            require_image_channels(channels)  # before weights are downloaded
+        with contextlib.nullcontext() if self.pretrained or self.checkpoint else drawn_from_seed():
+            model = architecture.build(pretrained=published)
         if self.checkpoint is not None:
             path = expand_path(self.checkpoint)
             load_checkpoint(model, path, architecture.name, self.trust_checkpoint, self.checkpoint_key)
-        own = {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation}
-        values = {**described, **{key: value for key, value in own.items() if value is not None}}
-        preprocessing = replace(Preprocessing.of(model), **values)
+        preprocessing = self._preprocessing(model, described)
         return LoadedNetwork(model, preprocessing, fingerprint(self.title, model), architecture)
+
+    def _preprocessing(self, model: nn.Module, described: dict[str, Any]) -> Preprocessing:
+        """The network's own, its description's and the options', each in place of the one before."""
+        own = Preprocessing.of(model)
+        require_image_channels(own.input_size[0])
+        size = described.get("input_size", own.input_size)
+        if is_input_size(size) and size != own.input_size and not _takes(model, size):
+            raise IsvitError(
+                f"{self.title} reads inputs of {own.input_size} but its description has input_size {size}, expected "
+                "the same: correct input_size, or img_size and in_chans in model_args, in model.network.description."
+            )
+        options = {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation}
+        chosen = replace(own, **{**described, **{key: value for key, value in options.items() if value is not None}})
+        if chosen.input_size[0] == 1:
+            _LOG.info("%s reads gray images with mean %.4g and std %.4g", self.title, *chosen.mean, *chosen.std)
+        return chosen
 
     def _described(self) -> tuple[Architecture, dict[str, Any]]:
         """The architecture, and the preprocessing that a description sets."""
@@ -122,6 +150,25 @@ def _read_description(path: Path) -> tuple[Architecture, dict[str, Any]]:
             "model.network.description."
         ) from None
     return architecture, {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+@contextlib.contextmanager
+def drawn_from_seed() -> Iterator[None]:
+    """Random weights that are drawn inside depend on the seed of the process alone: another one draws the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch.initial_seed())
+        yield
+
+
+def _takes(model: nn.Module, size: tuple[int, int, int]) -> bool:
+    """Whether a network reads inputs of another size than the one that it was built for."""
+    embed: Any = getattr(model, "patch_embed", None)
+    if embed is None or getattr(embed, "strict_img_size", True):
+        return embed is None
+    channels, height, width = size
+    rows, columns = embed.patch_size
+    whole = embed.dynamic_img_pad or (height % rows == 0 and width % columns == 0)
+    return channels == embed.proj.in_channels and whole
 
 
 def fingerprint(name: str, model: nn.Module) -> dict[str, str]:

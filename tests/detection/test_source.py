@@ -147,6 +147,11 @@ def test_the_detectors_of_the_paper_build(name: str, kind: str, blocks: int) -> 
         assert head.fc_reg.out_features == 320  # four numbers for each of 80 classes
 
 
+def test_random_weights_depend_on_the_seed_alone(config: Path) -> None:
+    first = DetectorSource(str(config), pretrained=False).build()
+    assert DetectorSource(str(config), pretrained=False).build().fingerprint == first.fingerprint
+
+
 def test_overrides_and_classes(config: Path) -> None:
     changes = {"backbone": {"window_size": 8}, "neck": {"num_outs": 4}}
     loaded = DetectorSource(str(config), pretrained=False, classes=7, overrides=changes).build()

@@ -1,5 +1,6 @@
 import copy
 import json
+import logging
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -125,6 +126,64 @@ def test_a_description_overrides_name_arguments_and_preprocessing(tmp_path: Path
     assert NetworkSource("name", description=description).title == "name"
 
 
+def test_a_gray_network_is_told_with_its_mean(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "isvit_lightning"):
+        loaded = small(pretrained=False, args={**SMALL, "in_chans": 1}, mean=(0.25,)).build()
+    assert loaded.preprocessing == Preprocessing((1, 32, 32), (0.25,), (0.5,), "bicubic", 0.9, "center")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{TAGGED} reads gray images with mean 0.25 and std 0.5"
+    ]
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4, 5])
+def test_inputs_that_are_no_images_are_refused_before_anything_is_built(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Architecture, "build", None)
+    with pytest.raises(
+        IsvitError, match=rf"^The network reads inputs of {channels} channels, .*: change in_chans in model."
+    ):
+        small(pretrained=False, args={**SMALL, "in_chans": channels}).build()
+
+
+@pytest.mark.parametrize(
+    ("size", "args"),
+    [([3, 64, 64], SWIN), ([1, 32, 32], SWIN), ([3, 32, 32], {**SWIN, "in_chans": 1})],
+)
+def test_an_input_size_that_the_network_does_not_take(size: list[int], args: dict[str, Any], tmp_path: Path) -> None:
+    values = {"input_size": size, "mean": [0.5] * size[0], "std": [0.5] * size[0]}
+    described = describe(tmp_path / "micro.json", architecture="SwinTransformer", model_args=args, **values)
+    with pytest.raises(
+        IsvitError, match=r"^micro reads inputs of \(\d, 32, 32\) but its description has input_size .*: cor"
+    ):
+        NetworkSource(description=described, pretrained=False).build()
+
+
+def test_a_network_of_any_size_takes_that_of_its_description(tmp_path: Path) -> None:
+    def source(size: list[int]) -> NetworkSource:
+        values = {"model_args": {**SMALL, "dynamic_img_size": True}, "input_size": size}
+        described = describe(tmp_path / "any.json", architecture="vit_tiny_patch16_224", **values)
+        return NetworkSource(description=described, pretrained=False)
+
+    assert source([3, 64, 48]).build().preprocessing.input_size == (3, 64, 48)
+    with pytest.raises(
+        IsvitError, match=r"reads inputs of \(3, 32, 32\) but its description has input_size \(3, 60, 48\)"
+    ):
+        source([3, 60, 48]).build()
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    def drawn(seed: int, before: int) -> str:
+        torch.manual_seed(seed)
+        torch.rand(before)
+        state = torch.random.get_rng_state()
+        found = small(pretrained=False).build().fingerprint["sha256"]
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return found
+
+    assert drawn(1, before=0) == drawn(1, before=3) != drawn(2, before=0)
+
+
 def test_a_description_needs_weights(tmp_path: Path) -> None:
     description = describe(tmp_path / "micro.json", architecture="SwinTransformer", model_args=SWIN)
     for described in (NetworkSource(description=description), NetworkSource("SwinTransformer", args=SWIN)):
@@ -205,7 +264,7 @@ def test_a_file_without_state_dict(tmp_path: Path, content: Any) -> None:
     ("args", "difference"),
     [
         ({**SMALL, "depth": 2}, "blocks.1.norm1.weight is missing"),
-        ({**SMALL, "num_classes": 0}, r"head.\w+ is unexpected"),
+        ({**SMALL, "init_values": 1.0}, r"blocks.0.ls1.gamma is missing"),
         ({**SMALL, "num_classes": 4}, r"head.weight has shape \(5, 192\) instead of \(4, 192\)"),
     ],
 )
