@@ -60,8 +60,8 @@ def load_weights(
         mends = advise(inner) if inner else f"set model.network.checkpoint_key to {_joined(weights.key, prefix)}"
         raise IsvitError(
             f"{weights.path} is no checkpoint of {name} with these arguments: "
-            f"{f'without the prefix {start} ' if start else ''}{found[0]}, first of {len(found)} differences, expected "
-            f"the same tensors: {mends}."
+            f"{f'without the prefix {start} ' if start else ''}{found[0]}"
+            f"{f', first of {len(found)} differences' if found[1:] else ''}, expected the same tensors: {mends}."
         )
     model.load_state_dict(inside)
     if key := _joined(weights.key, prefix):
