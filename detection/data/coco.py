@@ -9,8 +9,9 @@ import mmcv
 from PIL import Image
 from typing_extensions import override
 
-from detection.data.annotations import CocoAnnotations, ListedImage
+from detection.data.annotations import ListedImage
 from detection.data.base import AnnotatedImages, DetectionDataModule
+from detection.data.reading import read_annotations
 from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError, first_line
@@ -130,7 +131,7 @@ class CocoDataModule(DetectionDataModule):
                 "data.evaluation_annotations."
             )
         path = expand_path(self.evaluation_annotations)
-        annotations = CocoAnnotations.read(path, "data.evaluation_annotations")
+        annotations = read_annotations(path, "data.evaluation_annotations")
         files = open_source(self.evaluation, self.evaluation_option)
         listed = annotations.images
         missing = sorted({image.file for image in listed} - set(files.names))
@@ -165,4 +166,4 @@ class CocoDataModule(DetectionDataModule):
         if self.calibration is None or self.calibration_annotations is None:
             return None
         path = expand_path(self.calibration_annotations)
-        return CocoAnnotations.read(path, "data.calibration_annotations").images
+        return read_annotations(path, "data.calibration_annotations").images

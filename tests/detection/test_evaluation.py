@@ -15,7 +15,8 @@ pytest.importorskip("mmdet")
 from pycocotools import mask as run_lengths
 
 from detection.data import DigitsDetectionDataModule
-from detection.data.annotations import CocoAnnotations, GroundTruth
+from detection.data.annotations import GroundTruth
+from detection.data.reading import read_annotations
 from detection.detections import Detections, encode_masks
 from detection.embedded.coco import coco_dataset, scene_names
 from detection.embedded.scenes import digit_scene
@@ -184,7 +185,7 @@ def test_mmdets_metric_agrees_on_scenes(tmp_path: Path, monkeypatch: pytest.Monk
     scenes = [digit_scene("train", number) for number in range(12)]
     path = tmp_path / "scenes.json"
     path.write_text(json.dumps(coco_dataset(scenes, "train", scene_names("train", 12))))
-    truth = CocoAnnotations.read(path, "").ground_truth(range(12), None)
+    truth = read_annotations(path, "").ground_truth(range(12), None)
     everything = perturbed(truth, seed=0)
     metrics = average_precision(everything, truth)
     assert 10 < metrics["box_ap"] < 90
@@ -202,7 +203,7 @@ def test_mmdets_metric_agrees_on_coco(tmp_path: Path, monkeypatch: pytest.Monkey
         member = packed.extractfile("coco_mini/annotations/instances_val2017.json")
         assert member is not None
         path.write_bytes(member.read())
-    annotations = CocoAnnotations.read(path, "")
+    annotations = read_annotations(path, "")
     truth = annotations.ground_truth([image.id for image in annotations.images], None)
     assert len(truth.class_names) == 80
     everything = perturbed(truth, seed=1)

@@ -1,4 +1,4 @@
-"""Annotation files: what is read, and a sentence for each that cannot be."""
+"""Annotations: images, classes and objects."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("mmcv")  # the package of the module reads images with it
 
 from detection.data.annotations import CocoAnnotations
+from detection.data.reading import read_annotations
 from isvit_lightning.errors import IsvitError
 
 ANNOTATION = {"id": 1, "image_id": 5, "category_id": 9, "bbox": [0, 0, 2, 2], "area": 4}
@@ -26,7 +27,7 @@ CONTENT: dict[str, Any] = {
 def read(tmp_path: Path, content: object) -> CocoAnnotations:
     path = tmp_path / "list.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return CocoAnnotations.read(path, "data.evaluation_annotations")
+    return read_annotations(path, "data.evaluation_annotations")
 
 
 def test_images_are_listed_by_name(tmp_path: Path) -> None:
@@ -63,25 +64,3 @@ def test_a_class_that_is_no_category(tmp_path: Path) -> None:
 def test_no_object_on_any_image(tmp_path: Path) -> None:
     with pytest.raises(IsvitError, match=r"has no object of the 2 classes on the 1 evaluated images, expected"):
         read(tmp_path, CONTENT).ground_truth([4], None)
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(IsvitError, match=r"\(there is no such file\), expected JSON .* change data.evaluation_annot"):
-        CocoAnnotations.read(tmp_path / "absent.json", "data.evaluation_annotations")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("{", "Expecting property name"),
-        ([1], "it lacks images"),
-        ({"images": []}, "it lacks categories"),
-        ({**CONTENT, "images": [{"id": 1}]}, "one of its images lacks file_name"),
-        ({**CONTENT, "images": 3}, "not iterable"),
-        ({**CONTENT, "annotations": [{"id": 1}]}, "one of its annotations lacks image_id"),
-    ],
-)
-def test_a_file_of_something_else(tmp_path: Path, content: object, reason: str) -> None:
-    with pytest.raises(IsvitError, match=reason) as error:
-        read(tmp_path, content)
-    assert "change data.evaluation_annotations" in str(error.value)
