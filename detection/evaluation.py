@@ -8,12 +8,14 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from detection.data.annotations import GroundTruth
 from detection.data.loading import DetectorBatch
+from detection.data.segmentations import Size
 from detection.detections import Detections
 from isvit_lightning.errors import IsvitError
 
@@ -30,8 +32,9 @@ def average_precision(found: Iterable[Detections], truth: GroundTruth) -> dict[s
         truth: what is on the images.
 
     Returns:
-        ``box_ap`` and ``box_ap50``; where the detector finds masks and every annotation has one, ``mask_ap`` and
-        ``mask_ap50`` too. A detector that finds nothing has 0.
+        ``box_ap`` and ``box_ap50``; where the detector finds masks and the annotations have some, ``mask_ap`` and
+        ``mask_ap50`` too: an object without a mask is neither found nor missed in these, nor is a mask in its box
+        wrong. A detector that finds nothing has 0.
 
     Raises:
         IsvitError: the detector has more classes than the ground truth.
@@ -45,7 +48,7 @@ def average_precision(found: Iterable[Detections], truth: GroundTruth) -> dict[s
             "data.evaluation_annotations, data.classes or the checkpoint."
         )
     kinds: list[Kind] = ["bbox"]
-    masked = all(annotation.get("segmentation") for annotation in truth.dataset["annotations"])
+    masked = any("segmentation" in each and not each["iscrowd"] for each in truth.dataset["annotations"])
     if masked and all(detections.masks is not None for detections in everything):
         kinds.append("segm")
     metrics: dict[str, float] = {}
@@ -127,8 +130,7 @@ def _precision(found: Sequence[Detections], truth: GroundTruth, kind: Kind) -> n
     """Precision by threshold, recall and class; -1 where a class has no object."""
     results = [entry for detections in found for entry in _entries(detections, truth, kind)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        # Copies, because pycocotools writes into annotations.
-        annotated = _indexed({**truth.dataset, "annotations": [dict(each) for each in truth.dataset["annotations"]]})
+        annotated = _indexed({**truth.dataset, "annotations": _judged(truth, kind)})
         # loadRes fails on an empty list.
         detected = annotated.loadRes(results) if results else _indexed({**truth.dataset, "annotations": []})
         evaluation = COCOeval(annotated, detected, kind)
@@ -139,6 +141,29 @@ def _precision(found: Sequence[Detections], truth: GroundTruth, kind: Kind) -> n
     # Of all sizes, and of the largest number of objects per image.
     precision: np.ndarray[Any, np.dtype[np.float64]] = evaluation.eval["precision"][..., 0, -1]
     return precision
+
+
+def _judged(truth: GroundTruth, kind: Kind) -> list[dict[str, Any]]:
+    """Copies of the annotations, because pycocotools writes into them; a box is a crowd's where its mask is missing."""
+    if kind == "bbox":
+        return [dict(each) for each in truth.dataset["annotations"]]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth.dataset["images"]}
+    regions = (
+        {} if "segmentation" in each else {"iscrowd": 1, "segmentation": _region(each["bbox"], sizes[each["image_id"]])}
+        for each in truth.dataset["annotations"]
+    )
+    return [{**each, **region} for each, region in zip(truth.dataset["annotations"], regions, strict=True)]
+
+
+def _region(box: Sequence[float], size: Size) -> dict[str, Any]:
+    """The pixels of a box that lie on a picture of ``size``."""
+    (left, top, width, height), (down, across) = box, size
+    right, bottom = min(left + width, across), min(top + height, down)
+    left, top = max(left, 0), max(top, 0)
+    drawn: list[dict[str, Any]] = run_lengths.frPyObjects(
+        np.array([[left, top, right - left, bottom - top]], dtype=np.float64), down, across
+    )
+    return drawn[0]
 
 
 def _indexed(dataset: dict[str, Any]) -> COCO:

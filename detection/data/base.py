@@ -1,7 +1,7 @@
 """What the data modules of detectors share: calibration canvases, evaluation batches and ground truth."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from typing_extensions import override
 from detection.data.annotations import CocoAnnotations, GroundTruth, ListedImage
 from detection.data.loading import EvaluationImages, evaluation_loader
 from detection.data.preprocessing import DetectorPreprocessing
+from detection.data.segmentations import Size
 from isvit_lightning.data.base import CalibrationDataModule
 from isvit_lightning.data.loading import ImageLoader
 from isvit_lightning.data.sources import ImageSource, LabeledImages
@@ -27,11 +28,13 @@ class AnnotatedImages:
         source: the images.
         listed: number and name of each image, in the order of the source.
         annotations: what is on them.
+        size_of: height and width of an image of the source as it is read; None believes the annotations.
     """
 
     source: ImageSource
     listed: Sequence[ListedImage]
     annotations: CocoAnnotations
+    size_of: Callable[[int], Size] | None = None
 
 
 class DetectionDataModule(CalibrationDataModule):
@@ -42,7 +45,7 @@ class DetectionDataModule(CalibrationDataModule):
     Args:
         canvas: height and width of the canvas on which a calibration image is placed, resized to fit and padded.
         scale: longest longer side and longest shorter side of an evaluation image, as in mmdet's Resize.
-        classes: names of the detector's classes in its order; none takes the categories of the annotations, by number.
+        classes: names of the detector's classes in its order; none takes the categories of the annotations.
         batch_size: images in a batch of the evaluation.
         **options: those of every data module.
 
@@ -75,7 +78,8 @@ class DetectionDataModule(CalibrationDataModule):
     def evaluation_source(self) -> LabeledImages | None:
         if self._annotated is None:
             return None
-        classes = self._annotated.annotations.class_names if self.classes is None else self.classes
+        # Told here already, because calibration images are compared with these before they are loaded.
+        classes = self._annotated.annotations.classes(self.classes)
         # Images of a detector have no class: few are spaced evenly over the list.
         return LabeledImages(self._annotated.source, [0] * len(self._annotated.listed), len(classes))
 
@@ -108,17 +112,17 @@ class DetectionDataModule(CalibrationDataModule):
         Raises:
             IsvitError: there is no evaluation data to take them from, or a class is no category of it.
         """
-        return self.ground_truth().class_names
+        annotated, _ = self._required()
+        return tuple(category.name for category in annotated.annotations.classes(self.classes))
 
     def ground_truth(self) -> GroundTruth:
         """Annotations of the images that are evaluated on, by all processes together.
 
         Raises:
-            IsvitError: there are no evaluation images, too few, none with an object, or a class is no category.
+            IsvitError: there are no evaluation images, too few, none with an object, one of another size than the
+                annotations say, or a class is no category.
         """
-        annotated, images = self._required()
-        ids = [annotated.listed[index].id for index in self._evaluated(images)]
-        return annotated.annotations.ground_truth(ids, self.classes)
+        return self._truth
 
     def require_classes(self, count: int) -> None:
         """Check that a detector knows the classes of the annotations.
@@ -162,6 +166,14 @@ class DetectionDataModule(CalibrationDataModule):
     @cached_property
     def _annotated(self) -> AnnotatedImages | None:
         return self.annotated_images()
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        annotated, images = self._required()
+        evaluated = self._evaluated(images)
+        ids = [annotated.listed[index].id for index in evaluated]
+        sizes = dict(zip(ids, map(annotated.size_of, evaluated), strict=True)) if annotated.size_of else None
+        return annotated.annotations.ground_truth(ids, self.classes, sizes)
 
     def _required(self) -> tuple[AnnotatedImages, LabeledImages]:
         if self._annotated is None or self._evaluation is None:

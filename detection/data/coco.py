@@ -1,21 +1,26 @@
 """Images from folders with annotations in COCO's format."""
 
+import struct
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from io import BytesIO
+from typing import Any, Final
 
 import cv2
 import mmcv
-from PIL import Image
+from PIL import ExifTags, Image
 from typing_extensions import override
 
 from detection.data.annotations import ListedImage
 from detection.data.base import AnnotatedImages, DetectionDataModule
-from detection.data.reading import read_annotations
+from detection.data.reading import read_annotations, read_images
+from detection.data.segmentations import Size
 from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.sources.paths import expand_path
+
+_ON_ITS_SIDE: Final = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 class ListedSource(ImageSource):
@@ -61,6 +66,21 @@ class ListedSource(ImageSource):
         if pixels is None:
             raise self.unreadable(index, "OpenCV decodes no image from it")
         return Image.fromarray(pixels)
+
+    def picture_size(self, index: int) -> Size:
+        """Height and width of :meth:`image`, where possible without decoding it.
+
+        Raises:
+            UnreadableImageError: the image cannot be read or decoded.
+        """
+        try:
+            with Image.open(BytesIO(self.read(index))) as header:
+                width, height = header.size
+                if header.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE:
+                    width, height = height, width
+        except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError):
+            width, height = self.image(index).size
+        return height, width
 
 
 class CocoDataModule(DetectionDataModule):
@@ -141,7 +161,8 @@ class CocoDataModule(DetectionDataModule):
                 f"{f', such as {missing[0]}' if missing else ''}, expected at least one and each in its place: change "
                 "data.evaluation or data.evaluation_annotations."
             )
-        return AnnotatedImages(ListedSource(files, [image.file for image in listed]), listed, annotations)
+        source = ListedSource(files, [image.file for image in listed])
+        return AnnotatedImages(source, listed, annotations, source.picture_size)
 
     @override
     def _require_disjoint(self) -> None:
@@ -152,11 +173,11 @@ class CocoDataModule(DetectionDataModule):
             return
         source, chosen, _ = self._calibration
         used = {source.name(index) for index in chosen}
-        both = {image for image in listed if image.file in used} & set(self._annotated.listed)
+        evaluated = {(image.file, image.given) for image in self._annotated.listed}
+        both = [image for image in listed if image.file in used and (image.file, image.given) in evaluated]
         if both:
-            first = min(both, key=lambda image: image.file)
             raise IsvitError(
-                f"The calibration image {first.file} has the same name and number ({first.id}) as an evaluation image, "
+                f"The calibration image {both[0].file} has the name and id ({both[0].given}) of an evaluation image, "
                 "expected calibration and evaluation to share no image: change data.calibration_annotations to the "
                 "list of the training images, or leave it out where they are two images."
             )
@@ -166,4 +187,4 @@ class CocoDataModule(DetectionDataModule):
         if self.calibration is None or self.calibration_annotations is None:
             return None
         path = expand_path(self.calibration_annotations)
-        return read_annotations(path, "data.calibration_annotations").images
+        return read_images(path, "data.calibration_annotations")

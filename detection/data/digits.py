@@ -6,8 +6,9 @@ from typing import Any, Final
 from PIL import Image
 from typing_extensions import override
 
-from detection.data.annotations import CocoAnnotations
 from detection.data.base import AnnotatedImages, DetectionDataModule
+from detection.data.entries import Origin
+from detection.data.reading import annotations_of
 from detection.embedded.coco import coco_dataset, scene_image, scene_names
 from detection.embedded.scenes import Scene, SceneStyle, digit_scene
 from isvit_lightning.data.sources import ImageSource
@@ -118,5 +119,5 @@ class DigitsDetectionDataModule(DetectionDataModule):
         """Scenes of the held-out digits."""
         source = SceneSource("held_out", self._count, self.style)
         dataset = coco_dataset(source.scenes(), "held_out", [source.name(index) for index in range(len(source))])
-        annotations = CocoAnnotations("the set of digits", dataset)
+        annotations = annotations_of(dataset, Origin("the set of digits", "data"))
         return AnnotatedImages(source, annotations.images, annotations)

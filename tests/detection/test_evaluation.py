@@ -167,6 +167,18 @@ def test_a_detector_of_boxes_has_no_mask_precision() -> None:
     assert metrics == {"box_ap": pytest.approx(100), "box_ap50": pytest.approx(100)}
 
 
+def test_a_mask_is_not_judged_where_the_truth_has_none() -> None:
+    first, second = [10, 10, 70, 50], [-20, 60, 40, 130]
+    truth = truth_of((1, 3, first), (1, 3, second))
+    del truth.dataset["annotations"][1]["segmentation"]
+    # The second object is missed, and a surer mask of another place in its box is no mistake.
+    inside = found(1, (0, 0.9, first), (0, 0.95, [0, 65, 20, 95]))
+    assert average_precision([inside], truth)["mask_ap"] == pytest.approx(100)
+    beside = found(1, (0, 0.9, first), (0, 0.95, [60, 65, 90, 95]))
+    assert average_precision([beside], truth)["mask_ap"] == pytest.approx(50)
+    assert average_precision([inside], truth)["box_ap"] < 50
+
+
 def test_a_class_that_the_annotations_lack() -> None:
     with pytest.raises(IsvitError, match=r"its class 2, counted from 0, but the annotations have 2 classes, expected"):
         average_precision([found(1, (2, 0.9, [10, 10, 70, 50]))], truth_of((1, 3, [10, 10, 70, 50])))

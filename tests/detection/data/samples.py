@@ -48,7 +48,7 @@ def write_set(root: Path, name: str, count: int, first: int, objects: bool = Tru
                 {"id": number + 1, "image_id": number, "category_id": 7 if number % 4 else 3, "bbox": box, "area": 48}
                 | {"iscrowd": 0, "segmentation": polygon}
             )
-    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+    categories = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
     path = root / f"{name}.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path

@@ -9,8 +9,9 @@ import torch
 pytest.importorskip("mmdet")
 
 from detection.data import CocoDataModule
-from detection.data.annotations import CocoAnnotations
 from detection.data.base import AnnotatedImages, DetectionDataModule
+from detection.data.entries import Origin
+from detection.data.reading import annotations_of
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.preprocessing import Preprocessing
@@ -35,8 +36,9 @@ class MemoryDetectionData(DetectionDataModule):
             return None
         images = [{"id": number, "file_name": str(number), "height": 8, "width": 8} for number in range(100, 104)]
         found = {"id": 1, "image_id": 100, "category_id": 2, "bbox": [0, 0, 2, 2], "area": 4}
-        categories = [{"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}]
-        annotations = CocoAnnotations("memory", {"images": images, "categories": categories, "annotations": [found]})
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        content = {"images": images, "categories": categories, "annotations": [found]}
+        annotations = annotations_of(content, Origin("memory", "data"))
         return AnnotatedImages(source(range(100, 104)), annotations.images, annotations)
 
 

@@ -6,9 +6,12 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 pytest.importorskip("mmdet")
 
@@ -79,7 +82,7 @@ def test_the_same_entry_with_other_pixels_is_not_calibrated_on(tmp_path: Path) -
     write_set(tmp_path, "val", 4, first=2)
     (tmp_path / "val" / "0002.jpg").write_bytes((tmp_path / "val" / "0005.jpg").read_bytes() + b"\0")
     (tmp_path / "val" / "0003.jpg").write_bytes((tmp_path / "val" / "0004.jpg").read_bytes() + b"\0")
-    with pytest.raises(IsvitError, match=r"0002.jpg has the same name and number \(2\) .* leave it out"):
+    with pytest.raises(IsvitError, match=r"0002.jpg has the name and id \(2\) of .* leave it out"):
         coco_data(tmp_path).calibration_tensor()
     assert len(coco_data(tmp_path, calibration_images=2).calibration_tensor()) == 2
     assert len(coco_data(tmp_path, calibration_annotations=None).calibration_tensor()) == 3
@@ -105,6 +108,83 @@ def test_an_archive_of_images(root: Path) -> None:
     packed = list(coco_data(root, evaluation=str(root / "val.tar")).test_dataloader())
     plain = list(coco_data(root).test_dataloader())
     assert torch.equal(packed[0]["inputs"][1], plain[0]["inputs"][1])
+
+
+def write_turned(path: Path, upright: np.ndarray[Any, Any]) -> None:
+    """Write a PNG that lies on its side, with the EXIF orientation that turns it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(upright).rotate(90, expand=True).save(path, "PNG", exif=exif)
+
+
+def test_a_picture_on_its_side_is_upright_everywhere(root: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 30, 20, 3), dtype=np.uint8)
+    for place, number in enumerate((1, 4, 100, 103)):  # 30 pixels high and 20 wide in the lists
+        folder = root / ("val" if number >= 100 else "train")
+        write_turned(folder / f"{number:04d}.jpg", pixels[place])
+        assert Image.open(folder / f"{number:04d}.jpg").size == (30, 20)  # as it is stored
+    data = coco_data(root, calibration_images=5)
+    batches = list(data.test_dataloader())
+    assert data.ground_truth().dataset["images"][0]["height"] == 30
+    sample = batches[0]["data_samples"][0]
+    assert sample.ori_shape == (30, 20)
+    assert next(data.predict_images()).size == (20, 30)
+    lying = (data.calibration_tensor(), [batch["inputs"] for batch in batches])
+    for place, number in enumerate((1, 4, 100, 103)):
+        folder = root / ("val" if number >= 100 else "train")
+        Image.fromarray(pixels[place]).save(folder / f"{number:04d}.jpg", "PNG")
+    data = coco_data(root, calibration_images=5)
+    assert torch.equal(data.calibration_tensor(), lying[0])
+    for batch, inputs in zip(data.test_dataloader(), lying[1], strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(batch["inputs"], inputs, strict=True))
+
+
+def test_annotations_of_a_picture_as_it_is_stored_are_refused(root: Path) -> None:
+    write_turned(root / "val" / "0101.jpg", np.zeros((30, 16, 3), dtype=np.uint8))
+    content = json.loads((root / "val.json").read_text())
+    content["images"][1] |= {"height": 16, "width": 30}
+    (root / "val.json").write_text(json.dumps(content))
+    with pytest.raises(IsvitError, match="0101.jpg is 16 pixels high and 30 wide but the picture, read upright, 30"):
+        coco_data(root).ground_truth()
+    assert coco_data(root, evaluation_images=2).ground_truth().image_ids == [100, 102]  # it is not among these
+
+
+def test_sixteen_bits_are_scaled_to_eight(root: Path) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
+    inputs = []
+    for pixels in (gray, gray.astype(np.uint16) * 257):
+        Image.fromarray(pixels).save(root / "val" / "0100.jpg", "PNG")
+        inputs.append(next(iter(coco_data(root).test_dataloader()))["inputs"][0])
+    assert torch.equal(*inputs)
+
+
+def test_sizes_that_the_annotations_lack_are_those_of_the_pictures(root: Path) -> None:
+    told = coco_data(root).ground_truth()
+    content = json.loads((root / "val.json").read_text())
+    for image in content["images"]:
+        del image["height"], image["width"]
+    (root / "val.json").write_text(json.dumps(content))
+    assert coco_data(root).ground_truth() == told
+
+
+def test_the_order_of_classes_is_told_before_any_picture_is_loaded(root: Path) -> None:
+    content = json.loads((root / "val.json").read_text())
+    content["categories"].reverse()
+    (root / "val.json").write_text(json.dumps(content))
+    (root / "train" / "0000.jpg").write_bytes(b"no image")
+    with pytest.raises(IsvitError, match="lists its categories as dog, cat but numbers them as cat, dog, expected"):
+        coco_data(root).calibration_tensor()
+    assert coco_data(root, classes=["cat", "dog"]).class_names == ("cat", "dog")
+
+
+def test_pictures_without_an_object_are_predicted_on(root: Path) -> None:
+    content = json.loads((root / "val.json").read_text())
+    (root / "val.json").write_text(json.dumps({**content, "annotations": []}))
+    data = coco_data(root)
+    assert data.class_names == ("cat", "dog")
+    assert len(list(data.predict_dataloader())) == 2
+    with pytest.raises(IsvitError, match="has no object of the 2 classes on the 4 evaluated images"):
+        data.ground_truth()
 
 
 @pytest.mark.real

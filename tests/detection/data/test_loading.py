@@ -26,7 +26,7 @@ def stored(tmp_path: Path, count: int = 3) -> ListedSource:
 
 
 def images(source: ListedSource, indices: list[int]) -> EvaluationImages:
-    listed = [ListedImage(100 + index, source.name(index)) for index in range(len(source))]
+    listed = [ListedImage(100 + index, source.name(index), None, 100 + index) for index in range(len(source))]
     return EvaluationImages(source, listed, indices, SCALE)
 
 
