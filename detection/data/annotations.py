@@ -149,7 +149,7 @@ class CocoAnnotations:
 
         Raises:
             IsvitError: a class is no category, a picture has another size than the file says, an object is not on its
-                picture, or no object of these classes is on the images.
+                picture, boxes are given by two corners, or no object of these classes is on the images.
         """
         classes, wanted = self.classes(names), set(images)
         numbers = {each.id for each in classes}
@@ -161,6 +161,11 @@ class CocoAnnotations:
                 f"{self.origin.title} has no object of the {len(classes)} classes on the {len(wanted)} evaluated "
                 "images, expected at least one, or no precision can be told: change data.evaluation_annotations or "
                 "raise data.evaluation_images."
+            )
+        if _are_corners([(each.box, known[each.image]) for each in objects]):
+            raise self.origin.refusal(
+                "boxes reach beyond their images, while all lie inside as [left, top, right, bottom]",
+                "[left, top, width, height]",
             )
         self._tell_masks(objects)
         dataset = {
@@ -203,6 +208,14 @@ class CocoAnnotations:
         if without:
             rest = "box AP is measured alone" if without == len(objects) else "mask AP does not judge their boxes"
             _LOG.info("%s: %d of %d objects have no mask; %s", self.origin.title, without, len(objects), rest)
+
+
+def _are_corners(boxes: Sequence[tuple[Box, Size]]) -> bool:
+    """Whether boxes, on pictures of some sizes, make sense only where their last two numbers are an edge."""
+    beyond = any(left + width > size[1] + 1 or top + height > size[0] + 1 for (left, top, width, height), size in boxes)
+    return beyond and all(
+        0 <= left < right <= size[1] and 0 <= top < bottom <= size[0] for (left, top, right, bottom), size in boxes
+    )
 
 
 def _annotation(number: int, found: AnnotatedObject, size: Size, origin: Origin) -> dict[str, Any]:

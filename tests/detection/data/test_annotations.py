@@ -122,6 +122,17 @@ def test_a_box_that_reaches_beyond_its_picture_is_kept() -> None:
     assert truth.dataset["annotations"][0]["bbox"] == [-4, 6, 28, 12]
 
 
+def test_boxes_by_two_corners() -> None:
+    content = clean()
+    for annotation in content["annotations"]:
+        left, top, width, height = annotation["bbox"]
+        annotation["bbox"] = [left, top, left + width, top + height]
+    with pytest.raises(
+        IsvitError, match=r"all lie inside as \[left, top, right, bottom\], expected \[left, top, width"
+    ):
+        read(content).ground_truth([11, 12, 14], None)
+
+
 def test_an_object_without_a_mask_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         read(with_first(segmentation=[])).ground_truth([11], None)
