@@ -68,7 +68,9 @@ def annotations_of(content: Mapping[str, Any], origin: Origin) -> CocoAnnotation
             objects.append(AnnotatedObject(entry.name, image.id, category.id, box, is_crowd, mask))
     if strangers:
         count = len(objects) + strangers
-        _LOG.info("%s: %d of %d annotations are of images that it does not list", origin.title, strangers, count)
+        _LOG.info(
+            "%s: %d of %d annotations are of images that it does not list and left out", origin.title, strangers, count
+        )
     if objects and all(
         left + width <= 1 and top + height <= 1 for left, top, width, height in (each.box for each in objects)
     ):

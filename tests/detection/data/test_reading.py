@@ -178,7 +178,7 @@ def test_annotations_of_other_images_are_counted(caplog: pytest.LogCaptureFixtur
     EVIDENT["entries"]["of other images"](content)
     with caplog.at_level(logging.INFO):
         read(content)
-    assert "list.json: 1 of 6 annotations are of images that it does not list" in caplog.text
+    assert "list.json: 1 of 6 annotations are of images that it does not list and left out" in caplog.text
 
 
 @pytest.mark.parametrize("value", [None, [], {}, [[]], [[1, 2, 3, 4]], [5, 6], {"size": [40, 50], "counts": [2000]}])
