@@ -1,16 +1,15 @@
 """Lists of images that can be loaded one by one."""
 
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import torch
 from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
+from isvit_lightning.data.decoding import DecodingError, decode
 from isvit_lightning.errors import IsvitError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -53,10 +52,10 @@ class ImageSource(ABC):
         Raises:
             UnreadableImageError: the image cannot be read or decoded.
         """
+        content = self.read(index)
         try:
-            return Image.open(BytesIO(self.read(index))).convert("RGB")
-        # What Pillow's decoders raise on damaged bytes; OSError covers unknown formats and truncation.
-        except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+            return decode(content)
+        except DecodingError as error:
             raise self.unreadable(index, error) from None
 
     def tensor(self, index: int, transform: Transform) -> Tensor:

@@ -11,6 +11,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from typing_extensions import override
 
+from isvit_lightning.data.decoding import in_mode
 from isvit_lightning.data.sources import ImageSource, LabeledImages
 
 
@@ -114,10 +115,9 @@ class TorchvisionSource(ImageSource):
     @override
     def image(self, index: int) -> Image:
         try:
-            image: Image = self._dataset[index][0].convert("RGB")
+            return in_mode(self._dataset[index][0])
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise self.unreadable(index, error) from None
-        return image
 
     def labeled(self) -> LabeledImages:
         """The images with their classes."""
