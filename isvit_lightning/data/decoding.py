@@ -41,7 +41,7 @@ def decode(content: bytes, mode: str = "RGB") -> Image.Image:
         image.load()
     except UnidentifiedImageError:
         raise DecodingError("it is no image of a known kind") from None
-    except Exception as error:  # noqa: BLE001 - damaged bytes make Pillow's decoders raise almost anything
+    except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         raise DecodingError(first_line(error)) from error
     return in_mode(image, mode)
 
@@ -75,7 +75,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     # Not Pillow's exif_transpose, which writes the metadata anew and fails where any of it is damaged.
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - so do damaged metadata, with which the pixels may be whole
+    except Exception:  # noqa: BLE001 - so do damaged metadata, whose pixels may be whole
         return None
 
 
@@ -100,12 +100,12 @@ def _range(image: Image.Image, values: np.ndarray[Any, np.dtype[np.float64]]) ->
         return 0, 65535  # of 16 bits in the file
     low, high = float(values.min()), float(values.max())
     for full in (1, 255, 65535) if image.mode == "F" else (255, 65535):
-        if 0 <= low and high <= full:
+        if low >= 0 and high <= full:
             return 0, full
     return low, high
 
 
 def _tag(image: Image.Image, number: int) -> int | None:
     """The first value of a tag of a TIFF file; None for other files and where it is missing."""
-    value = getattr(image, "tag_v2", {}).get(number)
-    return value[0] if isinstance(value, tuple) and value else value
+    value: Any = getattr(image, "tag_v2", {}).get(number)
+    return next(iter(value), None) if isinstance(value, tuple) else value
