@@ -4,16 +4,13 @@ import os
 import tarfile
 from abc import abstractmethod
 from pathlib import Path
-from typing import Final
 
 from typing_extensions import override
 
+from isvit_lightning.data.listing import IMAGES, Listing, list_archive, list_folder
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.paths import expand_path
-
-IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Extensions of image files, in lower case; the same as torchvision's."""
 
 
 class FileSource(ImageSource):
@@ -21,14 +18,13 @@ class FileSource(ImageSource):
 
     Args:
         root: folder or archive.
-        names: relative posix path of each image.
-        folders: relative posix path of each folder that was seen, with or without images.
+        listing: what is there.
     """
 
-    def __init__(self, root: Path, names: list[str], folders: set[str]) -> None:
+    def __init__(self, root: Path, listing: Listing) -> None:
         self.root = root
-        self.names = tuple(sorted(names))
-        self.folders = frozenset(folders)
+        self.names = tuple(sorted(listing.names))
+        self.folders = frozenset(listing.folders)
 
     @override
     def __len__(self) -> int:
@@ -58,14 +54,7 @@ class FolderSource(FileSource):
     """
 
     def __init__(self, root: Path) -> None:
-        names: list[str] = []
-        folders: set[str] = set()
-        for parent, subfolders, files in os.walk(root, followlinks=True):
-            subfolders[:] = [folder for folder in subfolders if not folder.startswith(".")]
-            relative = Path(parent).relative_to(root)
-            folders |= {(relative / folder).as_posix() for folder in subfolders}
-            names += [(relative / file).as_posix() for file in files if _is_image(file)]
-        super().__init__(root, names, folders)
+        super().__init__(root, list_folder(root))
 
     @override
     def location(self, index: int) -> str:
@@ -94,18 +83,9 @@ class TarSource(FileSource):
     """
 
     def __init__(self, root: Path) -> None:
-        # Offsets instead of an open archive, so that every worker process reads through a file of its own.
-        self._members: dict[str, tuple[int, int]] = {}
-        folders: set[str] = set()
-        with tarfile.open(root, "r:") as archive:
-            for member in archive:
-                path = Path(member.name.lstrip("/")).as_posix()
-                if member.isreg() and _is_image(Path(path).name):
-                    self._members[path] = (member.offset_data, member.size)
-                    folders |= {parent.as_posix() for parent in Path(path).parents} - {"."}
-                elif member.isdir() and path != ".":
-                    folders.add(path)
-        super().__init__(root, list(self._members), folders)
+        # Places in the file instead of an open archive, so that every worker process reads through a file of its own.
+        listing, self._members = list_archive(root)
+        super().__init__(root, listing)
 
     @override
     def location(self, index: int) -> str:
@@ -149,8 +129,3 @@ def open_source(path: str, option: str) -> FileSource:
     if len(source) == 0:
         raise IsvitError(f"{root} holds no image, expected files such as {', '.join(IMAGES)}: change {option}.")
     return source
-
-
-def _is_image(name: str) -> bool:
-    # macOS leaves files such as ._photo.jpg that are no images.
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGES

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from isvit_lightning.data.files import IMAGES, FileSource, FolderSource, TarSource, open_source
+from isvit_lightning.data.files import FileSource, FolderSource, TarSource, open_source
+from isvit_lightning.data.listing import IMAGES
 from isvit_lightning.data.sources import UnreadableImageError
 from isvit_lightning.errors import IsvitError
 from tests.data.samples import PNG, Store, calibration_files, png, write, write_tar
