@@ -1,30 +1,43 @@
 """Images in a folder or in a .tar archive."""
 
+import logging
 import os
+import posixpath
 import tarfile
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Final
 
 from typing_extensions import override
 
-from isvit_lightning.data.listing import IMAGES, Listing, list_archive, list_folder
+from isvit_lightning.data.archive_listing import Place, list_archive
+from isvit_lightning.data.folder_listing import Identity, identity, list_folder
+from isvit_lightning.data.listing import IMAGES, Listing
 from isvit_lightning.data.sources import ImageSource
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.paths import expand_path
 
+_LOG: Final = logging.getLogger(__name__)
+Order = Callable[[str], Any]
+"""A key that sorts paths."""
+
 
 class FileSource(ImageSource):
-    """Image files below one root, sorted by their path relative to it.
+    """Image files below one root, each once, sorted by their path relative to it.
 
     Args:
         root: folder or archive.
         listing: what is there.
+        order: key that sorts the paths.
     """
 
-    def __init__(self, root: Path, listing: Listing) -> None:
+    def __init__(self, root: Path, listing: Listing, order: Order) -> None:
         self.root = root
-        self.names = tuple(sorted(listing.names))
+        self.names = tuple(sorted(listing.names, key=order))
         self.folders = frozenset(listing.folders)
+        self.left_out = listing.without()
 
     @override
     def __len__(self) -> int:
@@ -42,6 +55,17 @@ class FileSource(ImageSource):
             raise self.unreadable(index, error.strerror or error) from None
 
     @abstractmethod
+    def place(self, name: str) -> int | None:
+        """Index of the image that a path leads to, links followed, also those that are listed under another name.
+
+        Args:
+            name: posix path relative to the root.
+
+        Returns:
+            The index; None where there is no such image.
+        """
+
+    @abstractmethod
     def _read(self, index: int) -> bytes:
         """Contents of the file."""
 
@@ -51,10 +75,14 @@ class FolderSource(FileSource):
 
     Args:
         root: the folder.
+        order: key that sorts the paths.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, list_folder(root))
+    def __init__(self, root: Path, order: Order = str) -> None:
+        super().__init__(root, list_folder(root), order)
 
     @override
     def location(self, index: int) -> str:
@@ -68,6 +96,14 @@ class FolderSource(FileSource):
             return None
 
     @override
+    def place(self, name: str) -> int | None:
+        return self._places.get(identity(self.root / name))
+
+    @cached_property
+    def _places(self) -> dict[Identity, int]:
+        return {identity(Path(self.location(index))): index for index in range(len(self))}
+
+    @override
     def _read(self, index: int) -> bytes:
         return (self.root / self.names[index]).read_bytes()
 
@@ -77,15 +113,17 @@ class TarSource(FileSource):
 
     Args:
         root: the archive.
+        order: key that sorts the paths.
 
     Raises:
         tarfile.TarError: the file is no such archive.
+        OSError: it cannot be read.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, order: Order = str) -> None:
         # Places in the file instead of an open archive, so that every worker process reads through a file of its own.
-        listing, self._members = list_archive(root)
-        super().__init__(root, listing)
+        self._archive = list_archive(root)
+        super().__init__(root, self._archive.listing, order)
 
     @override
     def location(self, index: int) -> str:
@@ -93,11 +131,20 @@ class TarSource(FileSource):
 
     @override
     def size(self, index: int) -> int:
-        return self._members[self.names[index]][1]
+        return self._archive.files[self.names[index]][1]
+
+    @override
+    def place(self, name: str) -> int | None:
+        target = self._archive.target(posixpath.normpath(name))
+        return None if target is None else self._places.get(self._archive.files.get(target))
+
+    @cached_property
+    def _places(self) -> dict[Place | None, int]:
+        return {self._archive.files[name]: index for index, name in enumerate(self.names)}
 
     @override
     def _read(self, index: int) -> bytes:
-        offset, size = self._members[self.names[index]]
+        offset, size = self._archive.files[self.names[index]]
         with self.root.open("rb") as archive:
             archive.seek(offset)
             content = archive.read(size)
@@ -106,12 +153,13 @@ class TarSource(FileSource):
         return content
 
 
-def open_source(path: str, option: str) -> FileSource:
+def open_source(path: str | Path, option: str, order: Order = str) -> FileSource:
     """The images at ``path``.
 
     Args:
         path: folder or .tar archive; ``~`` and variables are replaced.
         option: option that holds the path, for messages.
+        order: key that sorts the paths of the images.
 
     Raises:
         IsvitError: there is no image.
@@ -120,12 +168,15 @@ def open_source(path: str, option: str) -> FileSource:
     if not root.exists():
         raise IsvitError(f"{root} does not exist, expected a folder of images or a .tar archive: change {option}.")
     try:
-        source: FileSource = FolderSource(root) if root.is_dir() else TarSource(root)
+        source: FileSource = FolderSource(root, order) if root.is_dir() else TarSource(root, order)
     except (tarfile.TarError, OSError) as error:
         raise IsvitError(
             f"{root} cannot be opened ({error}), expected a folder of images or an uncompressed .tar archive: change "
             f"{option}."
         ) from None
     if len(source) == 0:
-        raise IsvitError(f"{root} holds no image, expected files such as {', '.join(IMAGES)}: change {option}.")
+        but = f" (left out: {source.left_out})" if source.left_out else ""
+        raise IsvitError(f"{root} holds no image{but}, expected files such as {', '.join(IMAGES)}: change {option}.")
+    if source.left_out:
+        _LOG.info("Left out of %s: %s", root, source.left_out)
     return source

@@ -1,8 +1,12 @@
 """Images in folders and archives: which are found, how they are read, and a sentence for every place without any."""
 
+import errno
+import logging
 import os
 import pickle
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +122,57 @@ def test_a_file_that_is_no_archive(tmp_path: Path, kind: str) -> None:
         write_tar(path, calibration_files(), "w:gz")
     with pytest.raises(IsvitError, match=r"cannot be opened .* uncompressed .tar archive: change data.calibration.$"):
         opened(path)
+
+
+def test_what_is_left_out_is_counted_and_named_in_one_line(place: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="isvit_lightning.data.files")
+    path = place("images", {**calibration_files(3), "a/._1.png": b"x", **{f"{name}.heic": png(1) for name in "dbca"}})
+    assert len(opened(path)) == 3
+    expected = "hidden: 1 (a/._1.png)", "images under another ending: 4 (a.heic, b.heic, c.heic, …)"
+    assert caplog.messages == [f"Left out of {path}: {'; '.join(expected)}"]
+
+
+def test_nothing_left_out_is_not_worth_a_word(place: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="isvit_lightning.data.files")
+    opened(place("images", {**calibration_files(3), "notes.txt": b"text", "labels.csv": b"", "Thumbs.db": b"x"}))
+    assert caplog.messages == []
+
+
+def test_only_images_under_other_endings(place: Store) -> None:
+    with pytest.raises(
+        IsvitError, match=r"holds no image \(left out: images under another ending: 2 \(1, b\)\), expected"
+    ):
+        opened(place("images", {"1": png(1), "b": png(2)}))
+
+
+def test_the_place_of_an_image_is_found_by_every_path_to_it(tmp_path: Path) -> None:
+    root = write(tmp_path / "images", {"a/1.png": png(1), "b/2.png": png(2)})
+    (root / "c").symlink_to("a")
+    (root / "b" / "soft.png").symlink_to("../a/1.png")
+    (root / "b" / "hard.png").hardlink_to(root / "b" / "2.png")
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(root, ".")
+    for source in (opened(root), opened(tmp_path / "images.tar")):
+        for name, content in {"a/1.png": 1, "c/1.png": 1, "b/soft.png": 1, "b/2.png": 2, "b/hard.png": 2}.items():
+            place = source.place(name)
+            assert place is not None
+            assert source.read(place) == png(content)
+        assert [source.place(name) for name in ("a", "c", "a/2.png", "../1.png", "/etc/passwd")] == [None] * 5
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by its mode, which does not keep out the owner of everything."""
+    root = write(tmp_path / "images", {"a/1.png": png(1), "b/2.png": png(2)})
+    scan = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if path.name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("isvit_lightning.data.folder_listing.os.scandir", refuse)
+    with pytest.raises(IsvitError, match=r"images cannot be opened \(.*Permission denied: '\S*images/b'\), expected"):
+        opened(root)
 
 
 def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
