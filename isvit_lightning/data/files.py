@@ -5,12 +5,13 @@ import os
 import posixpath
 import tarfile
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from isvit_lightning.data.archive_listing import Place, list_archive
 from isvit_lightning.data.folder_listing import Identity, identity, list_folder
@@ -38,6 +39,16 @@ class FileSource(ImageSource):
         self.names = tuple(sorted(listing.names, key=order))
         self.folders = frozenset(listing.folders)
         self.left_out = listing.without()
+
+    def only(self, names: Sequence[str]) -> Self:
+        """The same files without some of them.
+
+        Args:
+            names: those that are kept, in order.
+        """
+        part = copy(self)
+        part.names = tuple(names)
+        return part
 
     @override
     def __len__(self) -> int:

@@ -1,16 +1,14 @@
 """Images from folders and .tar archives."""
 
-import logging
 from typing import Any
 
 from isvit_lightning.data.base import CalibrationDataModule
+from isvit_lightning.data.class_order import ClassOrder
 from isvit_lightning.data.files import FileSource, open_source
-from isvit_lightning.data.labels import in_one_folder, label_by_folder, read_class_map
+from isvit_lightning.data.labels import ClassFolders
 from isvit_lightning.data.loading import UNLABELED
 from isvit_lightning.data.sources import LabeledImages
 from isvit_lightning.sources.paths import expand_path
-
-_LOG = logging.getLogger(__name__)
 
 
 class ImageFolderDataModule(CalibrationDataModule):
@@ -25,6 +23,9 @@ class ImageFolderDataModule(CalibrationDataModule):
             predict`, any folder or archive of images, flat or nested.
         class_map: text file with the name of one class folder per line, in class order; needed where not every class
             has an image, none sorts the names of the subfolders.
+        class_order: how the names are sorted: plain compares characters (class10 before class2, Zebra before ant) as
+            torchvision does, natural compares numbers and ignores capitals as timm does. Needed where the two differ
+            and there is no class_map.
         **options: those of every data module.
     """
 
@@ -33,12 +34,16 @@ class ImageFolderDataModule(CalibrationDataModule):
         calibration: str | None = None,
         evaluation: str | None = None,
         class_map: str | None = None,
+        class_order: ClassOrder | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.calibration = calibration
         self.evaluation = evaluation
         self.class_map = class_map
+        self.class_order: ClassOrder | None = class_order
+        path = None if class_map is None else expand_path(class_map)
+        self._classes = ClassFolders(self.evaluation_option, path, class_order)
 
     def calibration_source(self) -> FileSource | None:
         """All images of the calibration folder or archive."""
@@ -48,12 +53,7 @@ class ImageFolderDataModule(CalibrationDataModule):
         """All images of the evaluation folder or archive, labeled by subfolder, where there are some."""
         if self.evaluation is None:
             return None
-        source = open_source(self.evaluation, self.evaluation_option)
-        if self.class_map is None and in_one_folder(source):
-            _LOG.info("%s holds images without classes: the network is compared with the float one alone", source.root)
-            return LabeledImages(source, [UNLABELED] * len(source), 0)
-        classes = None if self.class_map is None else read_class_map(expand_path(self.class_map))
-        return label_by_folder(source, classes)
+        return self._classes.label(open_source(self.evaluation, self.evaluation_option))
 
     def prediction_source(self) -> LabeledImages | None:
         """All images of the evaluation folder or archive, whatever its subfolders are called."""

@@ -1,42 +1,130 @@
 """Classes of images from the folders they lie in."""
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from isvit_lightning.data.class_order import ClassOrder, in_class_order
 from isvit_lightning.data.files import FileSource
+from isvit_lightning.data.listing import shortened
+from isvit_lightning.data.loading import UNLABELED
 from isvit_lightning.data.sources import LabeledImages
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.errors import IsvitError, first_line
+
+_LOG: Final = logging.getLogger(__name__)
+_PARTS: Final = re.compile(
+    r"(train|training|trn|trainval|val|valid|validation|minival|dev|test|testing|eval|evaluation|calib|calibration"
+    r"|hold[-_ ]?out|held[-_ ]?out|unlabell?ed)([-_ ]?(set|data|split|images|imgs|a|b|\d{4}))*"
+    r"|fold[-_ ]?\d+|images|imgs|masks|annotations|labels|segmentations?",
+    re.IGNORECASE,
+)
+"""Names of parts of a data set, such as train2017 and test_set, rather than of classes."""
+_EVALUATION: Final = re.compile(r"val|test|eval|dev|h[eo]ld", re.IGNORECASE)
 
 
-def label_by_folder(source: FileSource, classes: Sequence[str] | None = None) -> LabeledImages:
-    """Labels from one folder per class.
-
-    Folders that hold everything, such as ``evaluation/`` in ``evaluation/cat/1.jpg``, are looked through.
+@dataclass(frozen=True)
+class ClassFolders:
+    """How folders tell classes.
 
     Args:
-        source: images.
-        classes: names of the class folders in class order; None takes those of the source, sorted.
+        option: the option that says where the images lie, for messages.
+        class_map: text file with the name of one class folder per line, in class order; None sorts the folders.
+        order: how folders are sorted; None for those that every rule sorts alike.
+        innermost: whether the class of an image is the innermost folder around it, as in timm, instead of the outermost
+            one of those that do not hold everything.
 
     Raises:
-        IsvitError: an image lies in no class folder, or the folders leave the classes open.
+        IsvitError: both a class map and an order are given.
     """
-    depth = _depth(source.names)
-    folders = [parts[depth] if len(parts := name.split("/")) > depth + 1 else "" for name in source.names]
-    if "" in folders:
-        raise IsvitError(
-            f"The image {source.names[folders.index('')]} of {source.root} lies in no class folder, expected one "
-            "subfolder per class: change data.evaluation."
-        )
-    if classes is None:
-        classes = _classes(source, depth, set(folders))
-    place = {name: number for number, name in enumerate(classes)}
-    for folder in folders:
-        if folder not in place:
+
+    option: str
+    class_map: Path | None = None
+    order: ClassOrder | None = None
+    innermost: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a class map beside an order."""
+        if self.class_map is not None and self.order is not None:
             raise IsvitError(
-                f"The class folder {folder} of {source.root} is not in the class map, expected one of its "
-                f"{len(classes)} lines: change data.class_map or data.evaluation."
+                f"data.class_order is {self.order} and data.class_map {self.class_map}, expected one of them: leave "
+                "out data.class_order, which a class map leaves nothing to."
             )
-    return LabeledImages(source, tuple(place[folder] for folder in folders), len(classes))
+
+    def label(self, source: FileSource) -> LabeledImages:
+        """Labels from one folder per class; none where all images lie in one folder and there is no class map.
+
+        Raises:
+            IsvitError: an image lies in no class folder, or the folders leave the classes open.
+        """
+        if self.class_map is None and in_one_folder(source):
+            _LOG.info("%s holds images without classes: the network is compared with the float one alone", source.root)
+            return LabeledImages(source, [UNLABELED] * len(source), 0)
+        depth = _depth(source.names)
+        self.require_classes(source)
+        folders = [_class_folder(name, depth, self.innermost) for name in source.names]
+        if "" in folders:
+            raise IsvitError(
+                f"The image {source.names[folders.index('')]} of {source.root} lies in no class folder, expected one "
+                f"subfolder per class: change {self.option}."
+            )
+        if self.class_map is None:
+            return self._sorted(source, depth, folders)
+        return self._mapped(source, read_class_map(self.class_map), folders)
+
+    def require_classes(self, source: FileSource) -> None:
+        """Refuse folders that hold splits or other parts of a data set in place of classes.
+
+        Args:
+            source: images.
+
+        Raises:
+            IsvitError: two of the outermost folders, or all of the innermost ones, are such parts and not in the class
+                map.
+        """
+        known = () if self.class_map is None else read_class_map(self.class_map)
+        depth = _depth(source.names)
+        for innermost in (False, True) if self.innermost else (False,):
+            folders = {_class_folder(name, depth, innermost) for name in source.names} - {""}
+            parts = sorted(folder for folder in folders - set(known) if _PARTS.fullmatch(folder))
+            if len(parts) < (max(2, len(folders)) if innermost else 2):
+                continue
+            part = next(filter(_EVALUATION.match, parts), parts[0])
+            where = source.root.joinpath(*source.names[0].split("/")[:depth], part)
+            such = f", such as {where}," if where.is_dir() else ""
+            raise IsvitError(
+                f"{source.root} holds {shortened(parts)}, which are parts of a data set and no classes, expected one "
+                f"subfolder per class: give one part alone{such} with "
+                f"{self.option}, or name the class folders with data.class_map."
+            )
+
+    def _sorted(self, source: FileSource, depth: int, folders: Sequence[str]) -> LabeledImages:
+        if not self.innermost:
+            _require_full(source, depth, set(folders))
+        if len(set(folders)) == 1:
+            raise IsvitError(
+                f"{source.root} holds the single class folder {folders[0]}, expected one subfolder per class: change "
+                f"{self.option} or set data.class_map."
+            )
+        place = _numbered(in_class_order(set(folders), self.order, source.root))
+        return LabeledImages(source, tuple(place[folder] for folder in folders), len(place))
+
+    def _mapped(self, source: FileSource, classes: Sequence[str], folders: Sequence[str]) -> LabeledImages:
+        place = _numbered(classes)
+        unknown = sorted(set(folders) - set(classes))
+        if unknown and (not self.innermost or set(unknown) == set(folders)):
+            raise IsvitError(
+                f"The class folder {unknown[0]} of {source.root} is not in the class map, expected one of its "
+                f"{len(classes)} lines: change data.class_map or {self.option}."
+            )
+        if unknown:
+            kept = [name for name, folder in zip(source.names, folders, strict=True) if folder in place]
+            left = len(source) - len(kept)
+            _LOG.info("Left out of %s: %d images of classes not in the map (%s)", source.root, left, shortened(unknown))
+            source, folders = source.only(kept), [folder for folder in folders if folder in place]
+        return LabeledImages(source, tuple(place[folder] for folder in folders), len(classes))
 
 
 def in_one_folder(source: FileSource) -> bool:
@@ -47,21 +135,37 @@ def in_one_folder(source: FileSource) -> bool:
 def read_class_map(path: Path) -> tuple[str, ...]:
     """Names of the class folders in class order, from a text file with one name per line.
 
+    Blank lines and byte-order marks, as Windows writes them, count for nothing.
+
     Raises:
         IsvitError: the file is missing, empty or names a class twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise IsvitError(
-            f"{path} cannot be read ({error}), expected a text file with one class folder per line: change "
+            f"{path} cannot be read ({first_line(error)}), expected a text file with one class folder per line: change "
             "data.class_map."
         ) from None
+    lines = re.split(r"\r\n|\r|\n", text.replace("\ufeff", ""))
     names = tuple(name for line in lines if (name := line.strip()))
-    if not names or len(set(names)) < len(names):
-        fault = "names a class twice" if names else "is empty"
-        raise IsvitError(f"{path} {fault}, expected one class folder per line: change data.class_map.")
+    if not names:
+        raise IsvitError(f"{path} is empty, expected one class folder per line: change data.class_map.")
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise IsvitError(
+            f"{path} names a class twice ({twice}), expected one class folder per line: change data.class_map."
+        )
     return names
+
+
+def _class_folder(name: str, depth: int, innermost: bool) -> str:
+    """The folder that tells the class of an image; empty where it lies in none."""
+    parts = name.split("/")[:-1]
+    if len(parts) <= depth:
+        return ""
+    return parts[-1] if innermost else parts[depth]
 
 
 def _depth(names: Sequence[str]) -> int:
@@ -73,8 +177,8 @@ def _depth(names: Sequence[str]) -> int:
     return depth
 
 
-def _classes(source: FileSource, depth: int, used: set[str]) -> list[str]:
-    """Class folders of the source, sorted, provided that they settle the class order."""
+def _require_full(source: FileSource, depth: int, used: set[str]) -> None:
+    """Refuse a class folder without images."""
     wrapper = source.names[0].split("/")[:depth]
     parts = [folder.split("/") for folder in source.folders]
     empty = {part[depth] for part in parts if len(part) == depth + 1 and part[:depth] == wrapper} - used
@@ -83,9 +187,7 @@ def _classes(source: FileSource, depth: int, used: set[str]) -> list[str]:
             f"The class folder {min(empty)} of {source.root} holds no image, which leaves the class order open, "
             "expected images in every class folder: set data.class_map, or remove the folder."
         )
-    if len(used) == 1:
-        raise IsvitError(
-            f"{source.root} holds the single class folder {min(used)}, expected one subfolder per class: change "
-            "data.evaluation or set data.class_map."
-        )
-    return sorted(used)
+
+
+def _numbered(names: Sequence[str]) -> Mapping[str, int]:
+    return {name: number for number, name in enumerate(names)}

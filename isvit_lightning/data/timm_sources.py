@@ -1,14 +1,10 @@
 """Map-style datasets that timm opens, as lists of images."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 from timm.data.dataset import ImageDataset
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from typing_extensions import override
 
 from isvit_lightning.data.decoding import in_mode
@@ -16,7 +12,7 @@ from isvit_lightning.data.sources import ImageSource, LabeledImages
 
 
 class ReaderSource(ImageSource):
-    """Encoded images behind a reader of timm: a folder, .tar archives or a Hugging Face dataset.
+    """Encoded images behind a reader of timm: a Hugging Face dataset.
 
     The reader is used without its dataset, which would put the next image in place of an unreadable one.
 
@@ -28,9 +24,6 @@ class ReaderSource(ImageSource):
     def __init__(self, dataset: ImageDataset, origin: str) -> None:
         self._reader: Any = dataset.reader
         self._origin = origin
-        if isinstance(self._reader, ReaderImageInTar):
-            # Worker processes must not share the position in an open archive.
-            self._reader.cache_tarfiles = False
 
     @override
     def __len__(self) -> int:
@@ -38,24 +31,15 @@ class ReaderSource(ImageSource):
 
     @override
     def name(self, index: int) -> str:
-        if isinstance(self._reader, (ReaderImageFolder, ReaderImageInTar)):
-            return str(self._reader.filename(index))
         return f"{index:08d}"
 
     @override
     def location(self, index: int) -> str:
-        if isinstance(self._reader, (ReaderImageFolder, ReaderImageInTar)):
-            return os.path.realpath(Path(self._reader.root) / self.name(index))
         return f"{self._origin}/{self.name(index)}"
 
     @override
-    def size(self, index: int) -> int | None:
-        if isinstance(self._reader, ReaderImageInTar):
-            return int(self._reader.samples[index][0].size)
-        try:
-            return Path(self.location(index)).stat().st_size
-        except OSError:
-            return None
+    def size(self, index: int) -> None:
+        """Unknown: every image would have to be read."""
 
     @override
     def read(self, index: int) -> bytes:
@@ -68,15 +52,9 @@ class ReaderSource(ImageSource):
     def labeled(self) -> LabeledImages:
         """The images with their classes."""
         reader = self._reader
-        if isinstance(reader, ReaderImageFolder):
-            labels = [int(label) for _, label in reader.samples]
-        elif isinstance(reader, ReaderImageInTar):
-            labels = [int(label) for label in reader.targets]
-        else:
-            targets = reader.iter_targets() if hasattr(reader, "iter_targets") else (target for _, target in reader)
-            labels = [int(label) for label in targets]
-        classes = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
-        return _labeled(self, labels, classes.values())
+        targets = reader.iter_targets() if hasattr(reader, "iter_targets") else (target for _, target in reader)
+        classes = getattr(reader, "class_to_idx", None) or {}
+        return _labeled(self, [int(label) for label in targets], classes.values())
 
 
 class TorchvisionSource(ImageSource):

@@ -83,7 +83,7 @@ def test_a_class_map_sets_the_order(place: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["", "images/", "all/images/"])
 def test_images_in_one_folder_have_no_classes(place: Store, folder: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="isvit_lightning.data.folder")
+    caplog.set_level(logging.INFO, logger="isvit_lightning.data.labels")
     path = place("evaluation", {f"{folder}{number}.png": png(number) for number in range(5)})
     data = folder_data(evaluation=path)
     assert labels(data) == dict.fromkeys(range(5), UNLABELED)

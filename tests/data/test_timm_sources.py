@@ -1,73 +1,16 @@
 """Datasets of timm as lists of images: places, contents and classes of each kind of reader."""
 
 import io
-import os
-import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from timm.data import create_dataset
 from timm.data.dataset import ImageDataset
 
 from isvit_lightning.data.sources import UnreadableImageError
 from isvit_lightning.data.timm_sources import ReaderSource, TorchvisionSource
-from tests.data.samples import Store, evaluation_files, png
-
-NAMES = tuple(evaluation_files(each=2))
-
-
-def opened(path: Path, **options: Any) -> ReaderSource:
-    return ReaderSource(create_dataset("", str(path), **options), "mine/validation")
-
-
-def test_a_folder_or_archive_is_listed_by_name(place: Store) -> None:
-    source = opened(place("images", evaluation_files(each=2)))
-    assert [source.name(index) for index in range(len(source))] == list(NAMES)
-    assert [source.read(index) for index in range(6)] == [png(100 + number) for number in range(6)]
-    assert [source.size(index) for index in range(6)] == [len(png(100 + number)) for number in range(6)]
-    assert source.image(4).getpixel((0, 0)) == (104, 104, 104)
-
-
-def test_places_are_told_from_the_root(place: Store, tmp_path: Path) -> None:
-    path = place("images", evaluation_files(each=1))
-    source = opened(path)
-    assert source.location(1) == os.path.realpath(Path(source._reader.root) / "cat" / "0.png")
-    assert source.location(1).startswith(os.path.realpath(tmp_path))
-
-
-def test_classes_are_the_sorted_folders(place: Store) -> None:
-    labeled = opened(place("images", evaluation_files(each=2))).labeled()
-    assert labeled.labels == (0, 0, 1, 1, 2, 2)
-    assert labeled.num_classes == 3
-    assert labeled.source.name(2) == "cat/0.png"
-
-
-def test_classes_of_a_map_count_though_no_image_shows_them(place: Store, tmp_path: Path) -> None:
-    class_map = tmp_path / "classes.txt"
-    class_map.write_text("dog\nant\ncat\nbird\nyak\n")
-    labeled = opened(place("images", evaluation_files(each=1)), class_map=str(class_map)).labeled()
-    assert sorted(labeled.labels) == [0, 2, 3]
-    assert labeled.num_classes == 5
-
-
-def test_an_archive_is_read_after_pickling(place: Store) -> None:
-    source = opened(place("images", evaluation_files(each=1)))
-    source.read(0)
-    assert pickle.loads(pickle.dumps(source)).read(2) == png(102)
-
-
-def test_an_image_that_vanished(tmp_path: Path) -> None:
-    for name, content in evaluation_files(each=1).items():
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_bytes(content)
-    source = opened(tmp_path)
-    (tmp_path / "cat" / "0.png").unlink()
-    assert source.size(1) is None
-    with pytest.raises(UnreadableImageError, match=r"cat/0.png cannot be read \(No such file or directory\)"):
-        source.read(1)
+from tests.data.samples import png
 
 
 class Reader:
@@ -106,6 +49,17 @@ def test_images_without_names_are_numbered() -> None:
     assert (source.name(1), source.location(1)) == ("00000001", "hfds/mine/validation/00000001")
     assert source.size(1) is None
     assert source.read(1) == png(1)
+    assert source.image(1).getpixel((0, 0)) == (1, 1, 1)
+
+
+class Missing(Reader):
+    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
+        raise FileNotFoundError(2, "No such file or directory")
+
+
+def test_an_image_that_vanished() -> None:
+    with pytest.raises(UnreadableImageError, match=r"hfds/mine/validation/00000001 cannot be read \(No such file or"):
+        read_by(Missing([0, 0])).read(1)
 
 
 def test_classes_are_told_or_read() -> None:
