@@ -112,7 +112,7 @@ class FolderSource(FileSource):
 
     @cached_property
     def _places(self) -> dict[Identity, int]:
-        return {identity(Path(self.location(index))): index for index in range(len(self))}
+        return {identity(self.root / name): index for index, name in enumerate(self.names)}
 
     @override
     def _read(self, index: int) -> bytes:

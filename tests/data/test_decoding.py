@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from isvit_lightning.data.decoding import DecodingError, decode, in_mode
@@ -193,3 +195,20 @@ def test_channels_without_rgb_values() -> None:
 def test_bytes_that_hold_no_image(content: bytes) -> None:
     with pytest.raises(DecodingError, match="."):
         decode(content)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm", "jpeg2000"]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), max_size=4),
+    st.floats(0.1, 1),
+)
+def test_damaged_bytes_are_an_image_or_a_reason(form: str, changes: list[tuple[float, bytes]], part: float) -> None:
+    content = bytearray(encoded(upright(), form))
+    for place, some in changes:
+        start = int(place * len(content))
+        content[start : start + len(some)] = some
+    try:
+        assert decode(bytes(content[: int(part * len(content))])).mode == "RGB"
+    except DecodingError as error:
+        assert str(error)
