@@ -4,23 +4,22 @@ import struct
 from collections.abc import Sequence
 from functools import cached_property
 from io import BytesIO
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import mmcv
-from PIL import ExifTags, Image
+from PIL import Image
 from typing_extensions import override
 
 from detection.data.annotations import ListedImage
 from detection.data.base import AnnotatedImages, DetectionDataModule
 from detection.data.reading import read_annotations, read_images
 from detection.data.segmentations import Size
+from isvit_lightning.data.decoding import upright_size
 from isvit_lightning.data.files import FileSource, open_source
 from isvit_lightning.data.sources import ImageSource
-from isvit_lightning.errors import IsvitError, first_line
+from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.paths import expand_path
-
-_ON_ITS_SIDE: Final = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 class ListedSource(ImageSource):
@@ -28,13 +27,13 @@ class ListedSource(ImageSource):
 
     Args:
         files: the folder or archive.
-        names: path of each image, relative to it; each is there.
+        names: path of each image, relative to it; each is there, or is a link to one that is.
     """
 
     def __init__(self, files: FileSource, names: Sequence[str]) -> None:
         self._files = files
-        places = {name: place for place, name in enumerate(files.names)}
-        self._places = [places[name] for name in names]
+        self._names = tuple(names)
+        self._places = [place for name in names if (place := files.place(name)) is not None]
 
     @override
     def __len__(self) -> int:
@@ -42,7 +41,7 @@ class ListedSource(ImageSource):
 
     @override
     def name(self, index: int) -> str:
-        return self._files.name(self._places[index])
+        return self._names[index]
 
     @override
     def location(self, index: int) -> str:
@@ -61,11 +60,10 @@ class ListedSource(ImageSource):
         # OpenCV and Pillow decode a JPEG to slightly different pixels.
         try:
             pixels = mmcv.imfrombytes(self.read(index), channel_order="rgb", backend="cv2")
-        except cv2.error as error:
-            raise self.unreadable(index, first_line(error)) from None
-        if pixels is None:
-            raise self.unreadable(index, "OpenCV decodes no image from it")
-        return Image.fromarray(pixels)
+        except cv2.error:
+            pixels = None
+        # Floating-point numbers and whole ones of 32 bits are no pictures to OpenCV.
+        return super().image(index) if pixels is None else Image.fromarray(pixels)
 
     def picture_size(self, index: int) -> Size:
         """Height and width of :meth:`image`, where possible without decoding it.
@@ -75,9 +73,7 @@ class ListedSource(ImageSource):
         """
         try:
             with Image.open(BytesIO(self.read(index))) as header:
-                width, height = header.size
-                if header.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE:
-                    width, height = height, width
+                width, height = upright_size(header)
         except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError):
             width, height = self.image(index).size
         return height, width
@@ -127,7 +123,8 @@ class CocoDataModule(DetectionDataModule):
         if listed is None:
             return ListedSource(files, files.names)
         # A part of the training images is enough to calibrate on.
-        names = sorted({image.file for image in listed} & set(files.names))
+        by_place = {place: image.file for image in listed if (place := files.place(image.file)) is not None}
+        names = sorted(by_place.values())
         if not names:
             raise IsvitError(
                 f"{files.root} holds none of the {len(listed)} images that {self.calibration_annotations} lists, such "
@@ -154,7 +151,7 @@ class CocoDataModule(DetectionDataModule):
         annotations = read_annotations(path, "data.evaluation_annotations")
         files = open_source(self.evaluation, self.evaluation_option)
         listed = annotations.images
-        missing = sorted({image.file for image in listed} - set(files.names))
+        missing = sorted(image.file for image in listed if files.place(image.file) is None)
         if missing or not listed:
             raise IsvitError(
                 f"{path} lists {len(listed)} images of which {files.root} lacks {len(missing)}"

@@ -18,6 +18,13 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image upright, by its EXIF orientation."""
+_EXCHANGING: Final = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+"""Those that exchange width and height."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF files."""
 
@@ -69,6 +76,12 @@ def in_mode(image: Image.Image, mode: str = "RGB") -> Image.Image:
     except ValueError as error:
         raise DecodingError(first_line(error)) from error
     return image if turn is None else image.transpose(turn)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image once it is upright; its pixels need not be loaded."""
+    exchanged = image.format != "TIFF" and _turn(image) in _EXCHANGING  # Pillow tells that of a TIFF file upright
+    return image.size[::-1] if exchanged else image.size
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

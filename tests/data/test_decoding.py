@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from isvit_lightning.data.decoding import DecodingError, decode, in_mode
+from isvit_lightning.data.decoding import DecodingError, decode, in_mode, upright_size
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,6 +59,7 @@ def test_an_image_stands_upright(form: str, number: int) -> None:
     options = {"lossless": True} if form == "webp" else {"quality": 95, "subsampling": 0} if form == "jpeg" else {}
     image = decode(encoded(stored, form, exif=orientation(number), **options))
     assert (image.mode, image.size) == ("RGB", (24, 16))
+    assert upright_size(Image.open(io.BytesIO(encoded(stored, form, exif=orientation(number), **options)))) == (24, 16)
     assert np.abs(np.asarray(image).astype(int) - np.asarray(upright())).max() <= (8 if form == "jpeg" else 0)
 
 

@@ -158,6 +158,23 @@ def test_sixteen_bits_are_scaled_to_eight(root: Path) -> None:
     assert torch.equal(*inputs)
 
 
+def test_floating_point_pictures_are_read_as_those_of_a_classifier(root: Path) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
+    inputs = []
+    for pixels in (gray, gray.astype(np.float32) / 255):
+        Image.fromarray(pixels).save(root / "val" / "0100.jpg", "TIFF")
+        inputs.append(next(iter(coco_data(root).test_dataloader()))["inputs"][0])
+    assert torch.equal(*inputs)
+
+
+def test_a_listed_link_is_the_picture_that_it_leads_to(root: Path) -> None:
+    told = coco_data(root).ground_truth()
+    (root / "val" / "0100.jpg").rename(root / "val" / "a.jpg")
+    (root / "val" / "0100.jpg").symlink_to("a.jpg")
+    assert coco_data(root).ground_truth() == told
+    assert coco_data(root).annotated_images().source.name(0) == "0100.jpg"  # type: ignore[union-attr]
+
+
 def test_sizes_that_the_annotations_lack_are_those_of_the_pictures(root: Path) -> None:
     told = coco_data(root).ground_truth()
     content = json.loads((root / "val.json").read_text())
