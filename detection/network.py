@@ -5,7 +5,6 @@ from typing import Any, Final, cast
 
 import torch
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import wrappers
 from mmdet.models.backbones.swin import SwinTransformer
 from mmdet.models.detectors import CascadeRCNN, FasterRCNN, MaskRCNN, TwoStageDetector
 from mmdet.structures.bbox import bbox2roi
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.heads import data_samples, head_units
-from detection.swin import SwinBackbone
+from detection.swin import CONV, LINEAR, SwinBackbone
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks.adapter import adapter_for
 from isvit_lightning.networks.factory import LayerFactory
@@ -21,8 +20,6 @@ from isvit_lightning.networks.opened import Heads, Unit, Wire
 from isvit_lightning.quantizers import Role
 
 _DETECTORS: Final = (MaskRCNN, CascadeRCNN, FasterRCNN)
-_LINEAR: Final = (nn.Linear, wrappers.Linear)
-_CONV: Final = (nn.Conv2d, wrappers.Conv2d)
 _LEFT_FLOAT: Final = (nn.ConvTranspose2d, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
 PARTS: Final = ("neck", "rpn", "box_head", "mask_head")
 """Parts beside the backbone: inputs of their layers have the roles ``neck_in`` and so on, weights ``neck_weight``."""
@@ -118,10 +115,10 @@ def quantize_layers(root: nn.Module, factory: LayerFactory, part: str, path: str
         if isinstance(module, ConvModule):
             cast("Any", module).turn_on_efficient_conv_bn_eval(False)  # it would go past the quantizers
         parent, _, leaf = name.rpartition(".")
-        if type(module) in _LINEAR:
-            setattr(root.get_submodule(parent), leaf, factory.linear(module, role, weight_role))
-        elif type(module) in _CONV:
-            setattr(root.get_submodule(parent), leaf, factory.conv(module, role, weight_role))
+        if isinstance(module, nn.Linear):
+            setattr(root.get_submodule(parent), leaf, factory.linear(module, role, weight_role, known=LINEAR))
+        elif isinstance(module, nn.Conv2d):
+            setattr(root.get_submodule(parent), leaf, factory.conv(module, role, weight_role, known=CONV))
         elif not isinstance(module, _LEFT_FLOAT) and any(value.dim() > 1 for value in module.parameters(recurse=False)):
             raise IsvitError(
                 f"Cannot open {path}.{name}: a {type(module).__name__} is not supported, expected linear layers and "

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
+from mmcv.cnn.bricks import wrappers
 from mmcv.cnn.bricks.transformer import FFN
-from mmdet.models.backbones.swin import ShiftWindowMSA, SwinBlock, SwinTransformer
+from mmdet.models.backbones.swin import ShiftWindowMSA, SwinBlock, SwinTransformer, WindowMSA
 from mmdet.models.layers import PatchEmbed, PatchMerging
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import nn
@@ -15,9 +16,16 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantWindowAttention
 from isvit_lightning.networks.adapter import expect_type
 from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.known import require_known
 from isvit_lightning.networks.opened import Heads, Unit, Wire
 from isvit_lightning.networks.padding import padded_with
 from isvit_lightning.quantizers import Role
+
+
+LINEAR: Final = (nn.Linear, wrappers.Linear)
+"""PyTorch's linear layer and mmcv's, which computes the same."""
+CONV: Final = (nn.Conv2d, wrappers.Conv2d)
+"""PyTorch's convolution and mmcv's, which computes the same."""
 
 
 class QuantShiftWindowAttention(nn.Module):
@@ -126,19 +134,19 @@ class SwinBackbone:
     def insert(self, factory: LayerFactory) -> None:
         """Replace the projection, the layers of the blocks and the reductions."""
         embed = self.model.patch_embed
-        expect_type(embed.projection, f"{self.path}.patch_embed.projection", nn.Conv2d)
-        embed.projection = factory.conv(embed.projection, Role.IMAGE)
+        embed.projection = factory.conv(embed.projection, Role.IMAGE, known=CONV)
         for name, block in self._blocks():
-            expect_type(block.attn, f"{name}.attn", ShiftWindowMSA)
+            require_known(block.attn, f"{name}.attn", ShiftWindowMSA)
             msa = block.attn.w_msa
+            require_known(msa, f"{name}.attn.w_msa", WindowMSA)
             tokens = len(msa.relative_position_index)
             qkv = factory.linear(msa.qkv, Role.QKV_IN, tokens=tokens)
             proj = factory.linear(msa.proj, Role.PROJ_IN, tokens=tokens)
             shape = msa.num_heads, msa.proj.in_features // msa.num_heads, tokens
             quantized = QuantWindowAttention(msa, qkv, proj, factory.scores(*shape), factory.context(*shape))
             block.attn = QuantShiftWindowAttention(block.attn, quantized)
-            block.ffn.layers[0][0] = factory.linear(block.ffn.layers[0][0], Role.FC1_IN)
-            block.ffn.layers[1] = factory.linear(block.ffn.layers[1], Role.GELU_OUT)
+            block.ffn.layers[0][0] = factory.linear(block.ffn.layers[0][0], Role.FC1_IN, known=LINEAR)
+            block.ffn.layers[1] = factory.linear(block.ffn.layers[1], Role.GELU_OUT, known=LINEAR)
             block.norm1, block.norm2 = factory.norm(block.norm1), factory.norm(block.norm2)
         for _, merging in self._mergings():
             merging.norm = factory.norm(merging.norm)

@@ -5,6 +5,7 @@ from isvit_lightning.networks.adapter import adapter_for
 from isvit_lightning.networks.factory import Axes, Build, LayerFactory
 from isvit_lightning.networks.open import (
     Reconstructed,
+    copied,
     open_float,
     open_quantized,
     quantizers,
@@ -32,6 +33,7 @@ __all__ = [
     "adapter_for",
     "calibrate_activations",
     "calibrate_weights",
+    "copied",
     "open_by_specs",
     "open_float",
     "open_quantized",

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from timm.layers import LayerNorm, LayerNormFp32
 from torch import nn
 
 from isvit_lightning.layers import QuantConv2d, QuantLayerNorm, QuantLinear, QuantMatMul
+from isvit_lightning.networks.known import require_known
 from isvit_lightning.quantizers import PerChannel, Quantizer, Role
 
 
@@ -27,6 +29,9 @@ class Axes:
     map: bool = False
 
 
+_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
+"""PyTorch's own and timm's, which compute the same in float32."""
+
 Build = Callable[[Role, Axes], Quantizer | None]
 """The quantizer of a tensor of this role and these axes; None leaves it float."""
 
@@ -43,7 +48,12 @@ class LayerFactory:
 
     def __init__(self, build: Build) -> None:
         self._build = build
+        self._paths: dict[nn.Module, str] = {}
         self.roles: set[Role] = set()
+
+    def enter(self, model: nn.Module) -> None:
+        """Begin with ``model``, whose layers messages name by their paths."""
+        self._paths = {module: path for path, module in model.named_modules()}
 
     def quantizer(self, role: Role, axes: Axes) -> Quantizer | None:
         """Quantizer of a tensor; None leaves it float."""
@@ -51,7 +61,12 @@ class LayerFactory:
         return self._build(role, axes)
 
     def linear(
-        self, linear: nn.Linear, role: Role, weight_role: Role = Role.WEIGHT, tokens: int | None = None
+        self,
+        linear: nn.Linear,
+        role: Role,
+        weight_role: Role = Role.WEIGHT,
+        tokens: int | None = None,
+        known: tuple[type[nn.Linear], ...] = (nn.Linear,),
     ) -> QuantLinear:
         """Quantized form of ``linear``.
 
@@ -60,23 +75,44 @@ class LayerFactory:
             role: of its input.
             weight_role: of its weight.
             tokens: places in the sequence of its input, where they are always as many.
+            known: types that compute what PyTorch's own does.
+
+        Raises:
+            IsvitError: the layer may compute something else.
         """
+        self._require_known(linear, *known)
         axes = Axes(channel=PerChannel(linear.in_features), token=_per_token(tokens))
         return QuantLinear(linear, self.quantizer(role, axes), self._weight(linear.weight, weight_role))
 
-    def conv(self, conv: nn.Conv2d, role: Role, weight_role: Role = Role.WEIGHT) -> QuantConv2d:
+    def conv(
+        self,
+        conv: nn.Conv2d,
+        role: Role,
+        weight_role: Role = Role.WEIGHT,
+        known: tuple[type[nn.Conv2d], ...] = (nn.Conv2d,),
+    ) -> QuantConv2d:
         """Quantized form of ``conv``.
 
         Args:
             conv: the float layer.
             role: of its input.
             weight_role: of its weight.
+            known: types that compute what PyTorch's own does.
+
+        Raises:
+            IsvitError: the layer may compute something else.
         """
+        self._require_known(conv, *known)
         axes = Axes(channel=PerChannel(conv.in_channels, axis=-3), map=True)
         return QuantConv2d(conv, self.quantizer(role, axes), self._weight(conv.weight, weight_role))
 
     def norm(self, norm: nn.LayerNorm) -> nn.LayerNorm:
-        """Quantized form of ``norm``; itself where its input stays float."""
+        """Quantized form of ``norm``; itself where its input stays float, but known, as a fold changes it.
+
+        Raises:
+            IsvitError: the layer may compute something else.
+        """
+        self._require_known(norm, *_NORMS)
         quantizer = self.quantizer(Role.NORM_IN, Axes(channel=PerChannel(norm.normalized_shape[0])))
         return norm if quantizer is None else QuantLayerNorm(norm, quantizer)
 
@@ -92,6 +128,9 @@ class LayerFactory:
         head, token = PerChannel(heads, axis=-3), _per_token(tokens)
         value = Axes(PerChannel(head_channels), head, token)
         return QuantMatMul(self.quantizer(Role.ATTN_PROB, Axes(None, head, token)), self.quantizer(Role.VALUE, value))
+
+    def _require_known(self, module: nn.Module, *known: type[nn.Module]) -> None:
+        require_known(module, self._paths.get(module, "a layer"), *known)
 
     def _weight(self, weight: torch.Tensor, role: Role) -> Quantizer | None:
         return self.quantizer(role, Axes(channel=PerChannel(weight.shape[0], axis=-weight.dim())))

@@ -1,15 +1,18 @@
 """Opening: from a float network to units, and to a second, quantized network."""
 
 import copy
+import pickle
 from typing import Literal
 
 from torch import nn
 
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.networks.adapter import HasMoreThanUnits, adapter_for
 from isvit_lightning.networks.factory import Build, LayerFactory
+from isvit_lightning.networks.known import copy_error, require_own_forwards
 from isvit_lightning.networks.opened import OpenedNetwork, Unit
 from isvit_lightning.quantizers import Quantizer
+from isvit_lightning.system.faults import is_out_of_memory
 
 Reconstructed = Literal["backbone", "all"]
 
@@ -42,12 +45,30 @@ def open_quantized(
     Raises:
         IsvitError: the architecture, or a part of it, is not supported.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = copied(model)
+    model.eval()
     adapter = adapter_for(model)
-    adapter.insert(factory if isinstance(factory, LayerFactory) else LayerFactory(factory))
+    factory = factory if isinstance(factory, LayerFactory) else LayerFactory(factory)
+    factory.enter(model)
+    adapter.insert(factory)
     model.eval()
     run = adapter.run if isinstance(adapter, HasMoreThanUnits) else None
     return OpenedNetwork(model, _chosen(adapter.units(), reconstruct), adapter.wires(), run)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` without gradients.
+
+    Raises:
+        IsvitError: it cannot be copied, or the copy could run parts of the original.
+    """
+    require_own_forwards(model)
+    try:
+        return copy.deepcopy(model).requires_grad_(False)
+    except (RuntimeError, TypeError, AttributeError, pickle.PicklingError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise copy_error(model, first_line(error)) from error
 
 
 def _chosen(units: tuple[Unit, ...], reconstruct: Reconstructed) -> tuple[Unit, ...]:

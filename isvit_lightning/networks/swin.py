@@ -21,6 +21,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantLinear, QuantWindowAttention
 from isvit_lightning.networks.adapter import adapter_for, expect_type
 from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.known import require_known
 from isvit_lightning.networks.opened import Heads, Unit, Wire
 from isvit_lightning.networks.padding import padded_with
 from isvit_lightning.networks.vit import after_projection, before_projection
@@ -46,7 +47,7 @@ class QuantSwinBlock(nn.Module):
         self.norm1, self.attn, self.drop_path1 = block.norm1, attn, block.drop_path1
         self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
         self.register_buffer("attn_mask", block.attn_mask, persistent=False)
-        self.register_buffer("pad_value", block.norm1.weight.new_zeros(block.dim))
+        self.register_buffer("pad_value", attn.qkv.weight.new_zeros(block.dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(batch, height, width, channels)`` to the same shape."""
@@ -81,11 +82,6 @@ class SwinAdapter:
     """
 
     def __init__(self, model: SwinTransformer) -> None:
-        if type(model) is not SwinTransformer:
-            raise IsvitError(
-                f"Cannot open {type(model).__qualname__}: its forward pass may differ from SwinTransformer's, which is "
-                "supported; choose a network of that type with model.network.name."
-            )
         self.model = model
         expect_type(model.patch_embed, "patch_embed", PatchEmbed)
         expect_type(model.head, "head", ClassifierHead)
@@ -116,7 +112,6 @@ class SwinAdapter:
     def insert(self, factory: LayerFactory) -> None:
         """Replace projection, blocks, reductions and head layers."""
         model = self.model
-        expect_type(model.patch_embed.proj, "patch_embed.proj", nn.Conv2d)
         model.patch_embed.proj = factory.conv(model.patch_embed.proj, Role.IMAGE)
         for stage, layer in enumerate(model.layers):
             for index, block in enumerate(layer.blocks):
@@ -166,7 +161,8 @@ class SwinAdapter:
 
 def _quantize_block(block: SwinTransformerBlock, factory: LayerFactory, name: str) -> QuantSwinBlock:
     attn = block.attn
-    expect_type(attn, f"{name}.attn", WindowAttention)
+    require_known(block, name, SwinTransformerBlock)
+    require_known(attn, f"{name}.attn", WindowAttention)
     tokens = attn.window_area
     qkv = factory.linear(attn.qkv, Role.QKV_IN, tokens=tokens)
     proj = factory.linear(attn.proj, Role.PROJ_IN, tokens=tokens)

@@ -13,6 +13,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantAttention, QuantLinear
 from isvit_lightning.networks.adapter import adapter_for, expect_type
 from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.known import require_known
 from isvit_lightning.networks.opened import Heads, Stream, Unit, Wire, Writer
 from isvit_lightning.quantizers import Role
 
@@ -28,10 +29,10 @@ class VitAdapter:
     """
 
     def __init__(self, model: VisionTransformer) -> None:
-        if type(model) is not VisionTransformer:
+        if type(model).forward_head is not VisionTransformer.forward_head:
             raise IsvitError(
-                f"Cannot open {type(model).__qualname__}: its forward pass differs from VisionTransformer's, which is "
-                "supported; choose a network of that type with model.network.name."
+                f"Cannot open {type(model).__qualname__}: its forward_head differs from VisionTransformer's, expected "
+                "that one: choose a network of that type with model.network.name."
             )
         self.model = model
         expect_type(model.patch_embed, "patch_embed", PatchEmbed)
@@ -50,10 +51,9 @@ class VitAdapter:
     def insert(self, factory: LayerFactory) -> None:
         """Replace projection, norms, attention, MLP and head layers."""
         model, tokens = self.model, self._tokens()
-        expect_type(model.patch_embed.proj, "patch_embed.proj", nn.Conv2d)
         model.patch_embed.proj = factory.conv(model.patch_embed.proj, Role.IMAGE)
         for index, block in enumerate(model.blocks):
-            expect_type(block.attn, f"blocks.{index}.attn", Attention)
+            require_known(block.attn, f"blocks.{index}.attn", Attention)
             attn = block.attn
             qkv = factory.linear(attn.qkv, Role.QKV_IN, tokens=tokens)
             proj = factory.linear(attn.proj, Role.PROJ_IN, tokens=tokens)

@@ -1,6 +1,5 @@
 """A post-training quantization method as a list of choices."""
 
-import copy
 import dataclasses
 import inspect
 import math
@@ -13,7 +12,7 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d
-from isvit_lightning.networks import LayerFactory, OpenedNetwork, Reconstructed, open_quantized, quantizers
+from isvit_lightning.networks import LayerFactory, OpenedNetwork, Reconstructed, copied, open_quantized, quantizers
 from isvit_lightning.recipe.bits import Bits
 from isvit_lightning.recipe.files import step_names
 from isvit_lightning.recipe.placement import Placement
@@ -78,7 +77,7 @@ class Recipe:
         """
         if not self.transforms:
             return model
-        model = copy.deepcopy(model).requires_grad_(False)
+        model = copied(model)
         for transform in self.transforms:
             transform.apply(model)
         return model
