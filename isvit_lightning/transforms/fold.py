@@ -39,8 +39,26 @@ def fold(wire: Wire, statistic: Literal["mean", "median"] = "mean", round_zero_p
     new_scale, new_zero = (scale.mean(), zero.mean()) if statistic == "mean" else (scale.median(), zero.median())
     if round_zero_point:
         new_zero = new_zero.round().clamp(0, old.n_codes - 1)
-    ratio, shift = scale / new_scale, new_scale * (new_zero - zero)
+    move(wire, scale / new_scale, new_scale * (new_zero - zero))
 
+    new = Quantizer(Spec(old.format, old.bits, PerTensor(), old.role), old.search).to(scale)
+    for buffer, number in zip(new.grid, (new_scale, new_zero), strict=True):
+        buffer.copy_(number)
+    new.refresh()
+    new.enabled = old.enabled
+    reader.input_quantizer = new
+
+
+@torch.no_grad()
+def move(wire: Wire, ratio: torch.Tensor, shift: torch.Tensor) -> None:
+    """Make the norm's output ``x`` to ``x / ratio - shift``, and its only reader undo that.
+
+    Args:
+        wire: a norm with one linear reader.
+        ratio: of each channel, ``(channels,)``.
+        shift: of each channel, ``(channels,)``.
+    """
+    reader: Any = wire.readers[0]
     wire.norm.weight.div_(ratio)
     wire.norm.bias.div_(ratio).sub_(shift)
     if wire.pad_value is not None:
@@ -51,10 +69,3 @@ def fold(wire: Wire, statistic: Literal["mean", "median"] = "mean", round_zero_p
         reader.bias = nn.Parameter(moved, requires_grad=False)
     else:
         reader.bias.add_(moved)
-
-    new = Quantizer(Spec(old.format, old.bits, PerTensor(), old.role), old.search).to(scale)
-    for buffer, number in zip(new.grid, (new_scale, new_zero), strict=True):
-        buffer.copy_(number)
-    new.refresh()
-    new.enabled = old.enabled
-    reader.input_quantizer = new
