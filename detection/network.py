@@ -68,8 +68,8 @@ class DetectorAdapter:
         return self.backbone.heads()
 
     @torch.no_grad()
-    def run(self, images: Tensor) -> None:
-        """One pass of ``images (batch, 3, height, width)`` through every layer.
+    def run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """One pass of ``images (batch, 3, height, width)`` through every layer; gives the maps that the heads read.
 
         The mask head reads the boxes that are found; where there are none, it reads the proposals.
         """
@@ -82,6 +82,7 @@ class DetectorAdapter:
         if head.with_mask:
             boxes = found if any(len(each) for each in found) else proposals
             _run_mask_heads(head, features, bbox2roi([each.bboxes for each in boxes]))
+        return tuple(features)
 
     def _parts(self) -> Iterator[tuple[str, str, nn.Module]]:
         model, head = self.model, self.model.roi_head

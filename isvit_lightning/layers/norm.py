@@ -23,3 +23,17 @@ class QuantLayerNorm(nn.LayerNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(…, channels)`` to the same shape."""
         return super().forward(self.input_quantizer(x))
+
+
+def give_affine(norm: nn.LayerNorm, like: torch.Tensor) -> None:
+    """Give ``norm`` a weight of ones and a bias of zeros where it has none, which changes nothing.
+
+    Args:
+        norm: changed in place.
+        like: a tensor of the device and type that they are to have.
+    """
+    for name, value in (("weight", 1.0), ("bias", 0.0)):
+        if getattr(norm, name) is None:
+            numbers = like.new_full(norm.normalized_shape, value)
+            norm.register_parameter(name, nn.Parameter(numbers, requires_grad=False))
+    norm.elementwise_affine = True

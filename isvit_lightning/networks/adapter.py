@@ -47,7 +47,10 @@ class HasMoreThanUnits(Protocol):
     """An adapter of a network of which only a part is units."""
 
     def run(self, images: torch.Tensor) -> object:
-        """One pass of ``images (batch, 3, height, width)`` through every layer."""
+        """One pass of ``images (batch, 3, height, width)`` through every layer.
+
+        Tensors in what it gives must be the same but for rounding when the network is, so none that a threshold decides.
+        """
 
 
 @singledispatch

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.layers import give_affine
 from isvit_lightning.networks.factory import Axes
 from isvit_lightning.networks.open import Reconstructed, open_quantized, quantizers
 from isvit_lightning.networks.opened import OpenedNetwork
@@ -28,7 +29,7 @@ def open_by_specs(
     Args:
         model: float network; it is left untouched.
         specs: by path of the quantizer.
-        state: names of the tensors that are to be loaded; a linear layer gets a bias where they hold one.
+        state: names of the tensors that are to be loaded; a layer or norm gets a bias where they hold one.
         reconstruct: whether units that do not read the one before them are among the units.
 
     Raises:
@@ -50,14 +51,17 @@ def open_by_specs(
     for path, spec in specs.items():
         parent, _, name = path.rpartition(".")
         setattr(opened.model.get_submodule(parent), name, Quantizer(spec))
-    _add_biases(opened.model, state)
+    _add_what_folds_made(opened.model, state)
     opened.model.eval()
     return opened
 
 
-def _add_biases(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Give each layer whose bias a fold made room for it."""
+def _add_what_folds_made(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give each layer whose bias a fold made room for it, and each norm for its weight and bias."""
+    like = next(model.parameters())
     for path, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm) and f"{path}.bias" in state:
+            give_affine(module, like)
         weight = getattr(module, "weight", None)
         if f"{path}.bias" in state and getattr(module, "bias", weight) is None and weight is not None:
             module.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)

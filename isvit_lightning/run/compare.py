@@ -18,7 +18,7 @@ from isvit_lightning.run.comparison import Comparison
 from isvit_lightning.run.cost import float_block_step
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import float_layers
-from isvit_lightning.run.pipeline import Calibration, calibrate_network
+from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
 from isvit_lightning.run.results import count_codes
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.storage.parts import Parts, run_hash
@@ -102,6 +102,7 @@ def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, ste
     )
     own = dataclasses.replace(calibration, recipe=cell.recipe, bits=cell.bits, seed=cell.seed, seconds={})
     try:
+        require_equal_outputs(own)
         forget_peak()
         fitter = UnitFitter(runner.make_trainer, runner.alone, None, runner.configured_callbacks, parts)
         model = calibrate_network(own, fitter, parts=parts).model

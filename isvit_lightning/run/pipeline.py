@@ -13,6 +13,7 @@ from torch import nn
 from isvit_lightning.networks import OpenedNetwork, open_by_specs, open_float, quantizers
 from isvit_lightning.quantizers import Spec
 from isvit_lightning.recipe import Bits, Recipe
+from isvit_lightning.run.equality import require_equal
 from isvit_lightning.stages import Fit, Schedule, Stage, Step, UnitStage, Work
 from isvit_lightning.stages.resume import collect, restore, share_units
 from isvit_lightning.storage.parts import Part, Parts
@@ -65,6 +66,22 @@ def calibrate_network(
     """
     with _restored(calibration.model):
         return _take_steps(calibration, fit, rows, parts)
+
+
+def require_equal_outputs(calibration: Calibration) -> None:
+    """Refuse, before anything long begins, a network that is opened as something else than it is.
+
+    Args:
+        calibration: network, images and choices; all are left as they are.
+
+    Raises:
+        IsvitError: with every quantizer off, the opened network gives other outputs than the float network.
+    """
+    with _restored(calibration.model):
+        calibration.model.eval()
+        transformed = calibration.recipe.transformed(calibration.model)
+        opened = calibration.recipe.open(transformed, calibration.bits)
+        require_equal(calibration.model, transformed, opened, calibration.images)
 
 
 def _take_steps(calibration: Calibration, fit: Fit, rows: Rows | None, parts: Parts | None) -> OpenedNetwork:

@@ -20,7 +20,7 @@ from isvit_lightning.recipe import Recipe, read_recipe, record_of
 from isvit_lightning.run.config import require_same_model, run_directory
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
-from isvit_lightning.run.pipeline import Calibration, calibrate_network
+from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
 from isvit_lightning.run.results import Results, console, count_codes, float_size
 from isvit_lightning.run.resumption import begin, fingerprint
 from isvit_lightning.run.rows import StepRows
@@ -72,6 +72,8 @@ class Runner:
         loaded = self.load_network()
         self.require_openable(loaded.model, (self.model.recipe, *compared.values()))
         calibration, listing = self.calibration(loaded)
+        for recipe in (self.model.recipe, *compared.values()):
+            require_equal_outputs(self._with(calibration, recipe=recipe))
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
         beginning = begin(self.directory, run, resume)
         results = self._results(len(calibration.images), evaluate)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from isvit_lightning.layers import QuantLinear
+from isvit_lightning.layers import QuantLinear, give_affine
 from isvit_lightning.networks import Wire
 from isvit_lightning.quantizers import PerChannel, PerTensor, Quantizer, Spec, Uniform
 
@@ -53,12 +53,15 @@ def fold(wire: Wire, statistic: Literal["mean", "median"] = "mean", round_zero_p
 def move(wire: Wire, ratio: torch.Tensor, shift: torch.Tensor) -> None:
     """Make the norm's output ``x`` to ``x / ratio - shift``, and its only reader undo that.
 
+    A norm without weight or bias gets them.
+
     Args:
         wire: a norm with one linear reader.
         ratio: of each channel, ``(channels,)``.
         shift: of each channel, ``(channels,)``.
     """
     reader: Any = wire.readers[0]
+    give_affine(wire.norm, reader.weight)
     wire.norm.weight.div_(ratio)
     wire.norm.bias.div_(ratio).sub_(shift)
     if wire.pad_value is not None:

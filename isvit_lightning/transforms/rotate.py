@@ -1,13 +1,14 @@
 """Rotations that the network does not feel, but its quantizers do: of attention heads, and of the residual stream."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from typing_extensions import override
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.layers import give_affine
 from isvit_lightning.networks import Heads, Stream, adapter_for
 from isvit_lightning.networks.adapter import HasHeads, HasStream
 from isvit_lightning.transforms.transform import Transform
@@ -134,6 +135,7 @@ def _strip(stream: Stream) -> None:
                 _replace(layer.bias, gamma * layer.bias.double().cpu())
             writer.scale.fill_(1)
     for wire in stream.wires:
+        give_affine(wire.norm, cast("Any", wire.readers[0]).weight)
         gamma, beta = wire.norm.weight.double().cpu(), wire.norm.bias.double().cpu()
         for reader in wire.readers:
             linear: Any = reader
