@@ -8,6 +8,7 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks.factory import LayerFactory
+from isvit_lightning.networks.known import told
 from isvit_lightning.networks.opened import Heads, Stream, Unit, Wire
 
 SUPPORTED = "timm's VisionTransformer (ViT, DeiT, DINOv2) and SwinTransformer (v1)"
@@ -74,6 +75,6 @@ def expect_type(module: nn.Module, name: str, *expected: type[nn.Module]) -> Non
     """
     if not isinstance(module, expected):
         raise IsvitError(
-            f"Cannot open {name}: it is a {type(module).__qualname__}, supported is {expected[0].__qualname__}. "
+            f"Cannot open {name}: it is a {told(type(module), expected)}, supported is {expected[0].__qualname__}. "
             "Choose another model.network.name or register an adapter (docs/architectures.md)."
         )

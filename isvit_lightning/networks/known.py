@@ -29,13 +29,19 @@ def require_known(module: nn.Module, path: str, *known: type[nn.Module]) -> None
         IsvitError: it is of another type, or something was added to it: a parametrization, a hook, a forward of its own
             or a tensor with an arithmetic of its own.
     """
-    added = _added(module)
-    if added is None and type(module) not in known:
+    added, kind = _added(module), parametrize.type_before_parametrizations(module)
+    if added is None and kind not in known:
         added = "", f"exactly {' or '.join(dict.fromkeys(kind.__name__ for kind in known))}", _way_out(module, known)
     if added is not None:
         what, expected, way = added
-        kind = parametrize.type_before_parametrizations(module).__name__
-        raise IsvitError(f"Cannot replace {path}: it is a {kind}{what}, expected {expected}: {way}.")
+        name = told(kind, () if kind in known else known)
+        raise IsvitError(f"Cannot replace {path}: it is a {name}{what}, expected {expected}: {way}.")
+
+
+def told(kind: type, others: tuple[type, ...]) -> str:
+    """Name of a type; with its module, where one of ``others`` has the same name."""
+    twin = any(kind.__name__ == other.__name__ for other in others)
+    return f"{kind.__module__}.{kind.__qualname__}" if twin else kind.__name__
 
 
 def require_own_forwards(model: nn.Module) -> None:
@@ -45,6 +51,11 @@ def require_own_forwards(model: nn.Module) -> None:
         IsvitError: there is such a part.
     """
     for path, module in model.named_modules():
+        if "_orig_mod" in dict(module.named_children()):
+            raise IsvitError(
+                f"Cannot open {path or 'the network'}: it is wrapped by torch.compile, expected the module itself: "
+                "compile it in place with its method compile, or put its attribute _orig_mod in its place."
+            )
         if "forward" in vars(module):
             raise IsvitError(
                 f"Cannot open {path or 'the network'}: the forward of this {type(module).__name__} was replaced on the "
@@ -84,9 +95,9 @@ def _added(module: nn.Module) -> tuple[str, str, str] | None:
         way = next((way for kind, way in _REMOVERS if isinstance(hook, kind)), "remove the hook")
         return f" with the hook {name}", "one without hooks", way
     for name, parameter in module.named_parameters(recurse=False):
-        plain = type(parameter.data) is torch.Tensor and parameter.layout == torch.strided
-        if not (plain and parameter.is_floating_point()):
-            kind = f"{parameter.dtype} {parameter.layout}" if plain else type(parameter.data).__name__
+        plain = type(parameter.data) is torch.Tensor
+        if not (plain and parameter.layout == torch.strided and parameter.is_floating_point()):
+            kind = f"tensor of {parameter.dtype} and {parameter.layout}" if plain else type(parameter.data).__name__
             return f" whose {name} is a {kind}", "a dense tensor of floating-point numbers", "give the float network"
     return None
 

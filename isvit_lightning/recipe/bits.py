@@ -32,4 +32,4 @@ def require_width(option: str, value: int) -> None:
         IsvitError: ``value`` is no whole number from 2 to 8.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= 8:
-        raise IsvitError(f"{option} is {value}, expected 2 to 8: change it there.")
+        raise IsvitError(f"{option} is {value!r}, expected 2 to 8: change it there.")

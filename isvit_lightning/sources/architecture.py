@@ -154,5 +154,6 @@ def _structure(model: nn.Module) -> list[object]:
     parts: list[object] = [(key, value.shape) for key, value in model.state_dict().items()]
     for name, module in model.named_modules():
         values = {k: v for k, v in vars(module).items() if isinstance(v, plain) and k not in ignored}
-        parts.append((name, type(module), values))
+        hooks = bool(module._forward_hooks or module._forward_pre_hooks)
+        parts.append((name, type(module), values, hooks))
     return parts
