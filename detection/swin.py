@@ -21,7 +21,6 @@ from isvit_lightning.networks.opened import Heads, Unit, Wire
 from isvit_lightning.networks.padding import padded_with
 from isvit_lightning.quantizers import Role
 
-
 LINEAR: Final = (nn.Linear, wrappers.Linear)
 """PyTorch's linear layer and mmcv's, which computes the same."""
 CONV: Final = (nn.Conv2d, wrappers.Conv2d)

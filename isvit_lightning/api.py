@@ -43,8 +43,8 @@ def calibrate(
     Args:
         network: float timm network, on any device and in any mode; it is left untouched. Half precision, bfloat16 and
             float64 are calculated in float32. Of a compiled network the one that was compiled is taken.
-        images: preprocessed images ``(n, 3, height, width)`` in floating-point numbers, as a tensor or a numpy array, or
-            batches of them, such as a DataLoader gives: labels behind the images are left out, and of a mapping the
+        images: preprocessed images ``(n, 3, height, width)`` in floating-point numbers, as a tensor or a numpy array,
+            or batches of them, such as a DataLoader gives: labels behind the images are left out, and of a mapping the
             entry with four dimensions is taken.
         bits: one width for weights and activations, or both.
         recipe: name of a recipe that comes with the program, path of such a file, or a recipe.

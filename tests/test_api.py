@@ -1,12 +1,18 @@
 """Three lines from Python, and what they say to a mistake."""
 
+import copy
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import LayerNorm
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, TensorDataset
 
 import isvit_lightning
 from isvit_lightning.embedded.digits import digit_images
@@ -137,3 +143,105 @@ def test_a_recipe_without_tuning() -> None:
     for name, parameter in network.named_parameters():
         assert torch.equal(quantized.model.get_parameter(name), parameter)
     assert not torch.equal(tuned.model.get_parameter("head.weight"), network.head.weight)
+
+
+def logits_of(network: Any, images: Any = None, **options: Any) -> torch.Tensor:
+    """Of a network that is rounded to nearest, which draws nothing."""
+    images = SOME if images is None else images
+    with torch.no_grad():
+        found: torch.Tensor = quick(network, images, recipe="round_to_nearest", **options)(SOME)
+    return found
+
+
+SOME = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_images_of_a_loader_are_those_of_a_tensor() -> None:
+    network = tiny_vit()
+    loader = DataLoader(TensorDataset(SOME, torch.arange(4)), 3)
+    assert torch.equal(logits_of(network, loader), logits_of(network))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_another_type_is_calculated_in_float32(dtype: torch.dtype) -> None:
+    network = tiny_vit().to(dtype)
+    assert torch.equal(logits_of(network), logits_of(copy.deepcopy(network).float()))
+    assert next(network.parameters()).dtype == dtype
+
+
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": lambda network: torch.compile(network, backend="eager"),  # type: ignore[dict-item, return-value]
+    "data_parallel": nn.DataParallel,
+    "averaged": AveragedModel,
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_wrapped_network_is_unwrapped(kind: str) -> None:
+    network = tiny_vit()
+    expected = logits_of(network)
+    assert torch.equal(logits_of(WRAPPED[kind](network)), expected)
+    network.compile(backend="eager")
+    network(SOME)
+    assert torch.equal(logits_of(network), expected)
+
+
+def test_a_caller_without_gradients_does_not_count() -> None:
+    network = tiny_vit()
+    expected = quick(network, SOME)(SOME)
+    with torch.inference_mode():
+        assert torch.equal(quick(network, SOME)(SOME), expected)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "name": (lambda: "vit_tiny", {}, r"network is a str, expected a torch\.nn\.Module"),
+    "state": (lambda: tiny_vit().state_dict(), {}, r"network is a OrderedDict, expected"),
+    "meta": (lambda: tiny_vit().to("meta"), {}, r"device meta, .*expected one with weights"),
+    "no_weights": (nn.Identity, {}, r"Cannot open torch\.nn\.modules\.linear\.Identity"),
+    "quantized": (lambda: quick(tiny_vit(), SOME, recipe="round_to_nearest").model, {}, r"proj: it is a Quant"),
+    "recipe": (tiny_vit, {"recipe": None}, r"recipe is a NoneType, expected a name"),
+    "argument": (tiny_vit, {"iteration": 3}, r"no argument iteration, expected one of iterations, batch_size"),
+    "bits": (tiny_vit, {"bits": "4"}, r"is '4', expected 2 to 8"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_arguments_are_refused_in_a_sentence(case: str) -> None:
+    make, options, message = REFUSED[case]
+    with pytest.raises(IsvitError, match=message):
+        quick(make(), SOME, **options)
+
+
+def test_a_network_that_is_opened_as_something_else_is_refused_before_anything_is_tuned() -> None:
+    network = tiny_vit()
+    network.patch_embed.register_forward_hook(lambda _, __, output: 2 * output)
+    with pytest.raises(IsvitError, match=r"differs from the float one in what lies between patch_embed\.proj"):
+        quick(network, SOME, recipe="round_to_nearest")
+
+
+def test_a_network_with_hooks_is_not_loaded_without_them(tmp_path: Path) -> None:
+    """The file names an architecture only where that gives the whole network."""
+    network, images = embedded_network("vit_digits"), digit_images("train")[0][:4]
+    network.get_submodule("blocks.0").register_forward_hook(lambda _, __, output: 1.5 * output)
+    quantized = quick(network, images, recipe="round_to_nearest")
+    quantized.save(tmp_path / "quantized.safetensors")
+    with pytest.raises(IsvitError, match="pass the float network"):
+        isvit_lightning.load(tmp_path / "quantized.safetensors")
+    loaded = isvit_lightning.load(tmp_path / "quantized.safetensors", network)
+    assert torch.equal(loaded(images), quantized(images))
+
+
+NORMS = {"isvit": {"bias": False}, "isvit_rotated": {"affine": False}}
+
+
+@pytest.mark.parametrize("recipe", NORMS)
+def test_norms_without_affine_part_or_bias(recipe: str, tmp_path: Path) -> None:
+    network = tiny_vit(norm_layer=partial(LayerNorm, **NORMS[recipe]))
+    assert network.blocks[0].norm1.bias is None
+    quantized = quick(network, SOME, recipe=recipe, bits=8)
+    quantized.save(tmp_path / "quantized.safetensors")
+    loaded = isvit_lightning.load(tmp_path / "quantized.safetensors", network)
+    with torch.no_grad():
+        assert torch.equal(loaded(SOME), quantized(SOME))
+        assert float((loaded(SOME) - network(SOME)).norm() / network(SOME).norm()) < 0.2
+    assert network.blocks[0].norm1.bias is None

@@ -50,7 +50,7 @@ class HasMoreThanUnits(Protocol):
     def run(self, images: torch.Tensor) -> object:
         """One pass of ``images (batch, 3, height, width)`` through every layer.
 
-        Tensors in what it gives must be the same but for rounding when the network is, so none that a threshold decides.
+        Tensors in what it gives are compared with the float network's, so none may hang on a threshold.
         """
 
 

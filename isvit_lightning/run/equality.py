@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -218,10 +219,10 @@ def _tensors(output: object) -> list[Tensor]:
 def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """Largest distance of a tensor, relative to its norm; infinite where shapes differ. Equal infinities are equal."""
     if [each.numel() for each in found] != [each.numel() for each in wanted]:
-        return float("inf")
+        return math.inf
     distances = [0.0]
     for own, other in zip(found, wanted, strict=True):
         one, two = own.flatten().double(), other.flatten().double()
         change, norm = torch.where(one == two, 0.0, one - two).norm(), two[two.isfinite()].norm()
         distances.append(float(change / norm) if float(change) else 0.0)
-    return max(distances, key=lambda distance: (distance != distance, distance))
+    return max(distances, key=lambda distance: (math.isnan(distance), distance))

