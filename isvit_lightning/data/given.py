@@ -67,9 +67,9 @@ def _checked(images: Tensor, input_size: tuple[int, int, int] | None) -> Tensor:
         IsvitError: they are something else.
     """
     if images.dim() != 4 or (input_size is not None and tuple(images.shape[1:]) != tuple(input_size)):
-        wanted = "any size" if input_size is None else f"{input_size[1]} x {input_size[2]}"
+        wanted = ("channels", "height", "width") if input_size is None else input_size
         raise IsvitError(
-            f"The images have shape {tuple(images.shape)}, expected (n, 3, height, width) of {wanted}: check the "
+            f"The images have shape {tuple(images.shape)}, expected (n, {', '.join(map(str, wanted))}): check the "
             "argument images; a data set goes into a DataLoader first."
         )
     if not images.is_floating_point():

@@ -127,6 +127,10 @@ def test_a_subclass_that_changes_nothing_passes() -> None:
     check(retyped(tiny_swin(), type("Same", (SwinTransformer,), {})), size=32)
 
 
+def test_a_mean_over_two_passes_is_kept() -> None:
+    check(retyped(tiny_vit(), Flipped))
+
+
 def test_what_a_block_adds_is_kept_unless_a_fold_would_break_it() -> None:
     model = tiny_vit()
     retyped(model.blocks[1], Residual)
