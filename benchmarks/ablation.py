@@ -73,15 +73,15 @@ def without_stage1(recipe: Recipe) -> Recipe:
 
 VARIANTS = (
     Variant("default recipe", lambda recipe: recipe),
-    Variant("learning rate 6e-4 for all weights", steps(Tune, trainables=StraightThrough(learning_rate=6e-4))),
-    Variant("learning rate 2e-4 for all weights", steps(Tune, trainables=StraightThrough(learning_rate=2e-4))),
+    Variant("learning rate 6e-4 for all weights", steps(Tune, trainables=StraightThrough(6e-4, relative=False))),
+    Variant("learning rate 2e-4 for all weights", steps(Tune, trainables=StraightThrough(2e-4, relative=False))),
     Variant("stage 1 on float inputs (published)", steps(Tune, "stage1", inputs=Inputs("float"))),
     Variant("stage 1 on a mixture of both", steps(Tune, "stage1", inputs=Inputs("mixed"))),
     Variant("stage 3 on quantized inputs only (published)", steps(Tune, "stage3", inputs=Inputs("quantized"))),
     Variant("median instead of mean in stage 2", steps(Fold, statistic="median")),
     Variant("uniform softmax quantizer", choices("attn_prob", format=Uniform(), search=Percentiles())),
     Variant("published list of shifts", published_shifts),
-    Variant("learning rate 4e-5 (published)", steps(Tune, trainables=StraightThrough(learning_rate=4e-5))),
+    Variant("learning rate 4e-5 (published)", steps(Tune, trainables=StraightThrough(4e-5, relative=False))),
     Variant("stage 3 on float inputs only", steps(Tune, "stage3", inputs=Inputs("float"))),
     Variant("ranges anew before stage 3", steps(Tune, "stage3", recalibrate="stage")),
     Variant("ranges anew before each unit of stage 3", steps(Tune, "stage3", recalibrate="unit")),

@@ -283,13 +283,15 @@ def test_the_default_recipe_comes_before_everything_but_a_whole_recipe(quickstar
 
 
 def test_options_change_the_recipe_by_role_and_by_step() -> None:
-    changes = "{stage1: {inputs: {read: float}, trainables: {learning_rate: 1.0e-3}}, stage2: {statistic: median}}"
+    changes = (
+        "{stage1: {inputs: {read: float}, trainables: {rate: 1.0e-3, relative: false}}, stage2: {statistic: median}}"
+    )
     options = ["--model.recipe.changes", changes, "--model.recipe.placement.attn_prob.format", "Uniform"]
     options += ["--model.recipe.placement.others", "{box_head_in: {bits: 8, granularity: channel}}"]
     recipe, default = IsvitCLI(["--config", QUICKSTART, *options], run=False).model.recipe, read_recipe("isvit")
     stage1, stage2, stage3 = default.steps
     assert recipe.steps == [
-        replace(stage1, inputs=Inputs("float"), trainables=StraightThrough(learning_rate=1e-3)),
+        replace(stage1, inputs=Inputs("float"), trainables=StraightThrough(1e-3, relative=False)),
         replace(stage2, statistic="median"),
         stage3,
     ]
@@ -303,7 +305,7 @@ def test_changes_of_one_step_leave_those_of_others(monkeypatch: pytest.MonkeyPat
     option = ["--model.recipe.changes.stage3", "{recalibrate: unit}"]
     config = str(CONFIGS / "imagenet" / "vit_tiny_sample.yaml")
     stage1, _, stage3 = IsvitCLI(["--config", config, *option], run=False).model.recipe.steps
-    assert stage1.trainables == StraightThrough(learning_rate=6e-4)
+    assert stage1.trainables == StraightThrough(6e-4, relative=False)
     assert stage3 == replace(read_recipe("isvit").steps[2], recalibrate="unit")
 
 

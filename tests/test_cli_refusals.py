@@ -163,7 +163,7 @@ def test_bits_outside_2_to_8(bits: int, kind: str, capsys: pytest.CaptureFixture
         ["--model.recipe.placement.others", "{box_head_in: {}}"],
         ["--model.recipe.reconstruct", "neck"],
         ["--model.recipe.range_images", "0"],
-        ["--model.recipe.changes", "{stage1: {trainables: {learning_rate: -1}}}"],
+        ["--model.recipe.changes", "{stage1: {trainables: {rate: -1}}}"],
         ["--model.recipe.changes", "{stage4: {iterations: 1}}"],
         ["--model.recipe.changes", "{stage1: {inputs: {read: flaot}}}"],
         ["--model.recipe.changes", "{stage1: {recalibrate: sometimes}}"],

@@ -120,7 +120,7 @@ def test_a_network_without_a_method_has_the_default_one(network: Path) -> None:
 def test_the_sample_of_imagenet_changes_what_it_says() -> None:
     default = read_recipe("isvit").steps
     stage1, stage2, stage3 = instantiate(CONFIGS / "imagenet" / "vit_tiny_sample.yaml").model.recipe.steps
-    rate = StraightThrough(learning_rate=6e-4)
+    rate = StraightThrough(6e-4, relative=False)
     assert stage1 == replace(default[0], inputs=Inputs("float"), trainables=rate)
     assert stage2 == default[1]
     assert stage3 == replace(default[2], trainables=rate)
@@ -155,7 +155,7 @@ def test_the_published_method_differs_where_the_published_code_does() -> None:
             weights=weights,
             inputs=Inputs(read),
             loss=SquaredError(),
-            trainables=StraightThrough(learning_rate=4e-5),
+            trainables=StraightThrough(4e-5, relative=False),
             range_learning_rate=0.0,
         )
 

@@ -57,7 +57,7 @@ class Finetune(Step):
     name: str = "finetune"
     iterations: int | None = None
     batch_size: int | None = None
-    trainables: StraightThrough = field(default_factory=lambda: StraightThrough(relative_learning_rate=3e-3))
+    trainables: StraightThrough = field(default_factory=lambda: StraightThrough(3e-3))
     range_learning_rate: float = 3e-3
     unit_weight: float = 1.0
     held_back: float = 0.25

@@ -94,25 +94,24 @@ class StraightThrough(Trainables):
     """Weights and biases, through the rounding of the weights.
 
     Args:
-        relative_learning_rate: initial rate of Adam relative to the root mean square of each weight; a bias takes the
-            rate of its weight. It falls to zero along a cosine. Wide networks have small weights, and Adam's steps do
-            not know how large a weight is.
-        learning_rate: the same rate for all weights and biases instead, as published; null for relative ones.
+        rate: initial learning rate of Adam; it falls to zero along a cosine.
+        relative: whether the rate is relative to the root mean square of each weight, where a bias takes the rate of
+            its weight: wide networks have small weights, and Adam's steps do not know how large a weight is. false
+            takes it as it is for all weights and biases, as published.
 
     Raises:
-        IsvitError: a rate is not positive.
+        IsvitError: the rate is not positive.
     """
 
-    relative_learning_rate: float = 1.2e-2
-    learning_rate: float | None = None
+    rate: float = 1.2e-2
+    relative: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("relative_learning_rate", "learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not rate > 0:
-                raise IsvitError(
-                    f"model.recipe has a {name} of {rate}, expected a positive one: change it under steps or changes."
-                )
+        if not self.rate > 0:
+            raise IsvitError(
+                f"model.recipe has trainables with a rate of {self.rate}, expected a positive one: change it under "
+                "steps or changes."
+            )
 
     @override
     def of(self, unit: nn.Module, compiled: bool) -> UnitTrainables:
@@ -121,11 +120,10 @@ class StraightThrough(Trainables):
         return UnitTrainables(self._groups(unit), [weight for weight in weights if weight is not None])
 
     def _groups(self, unit: nn.Module) -> list[Group]:
-        if self.learning_rate is not None:
-            return [Group(trainable_parameters(unit), self.learning_rate)]
-        rate = self.relative_learning_rate
+        if not self.relative:
+            return [Group(trainable_parameters(unit), self.rate)]
         return [
-            Group(tensors, rate * float(tensors[0].detach().square().mean().sqrt()))
+            Group(tensors, self.rate * float(tensors[0].detach().square().mean().sqrt()))
             for tensors in _trainable_layers(unit)
         ]
 

@@ -138,7 +138,7 @@ def test_without_any_proposal_the_whole_image_is_looked_at() -> None:
 def test_heads_are_tuned_towards_the_float_ones(make: Make) -> None:
     model = build(make())
     opened = ALL.open(model, Bits(3, 8))
-    choice = Tune("stage3", inputs=Inputs("quantized"), trainables=StraightThrough(learning_rate=5e-4))
+    choice = Tune("stage3", inputs=Inputs("quantized"), trainables=StraightThrough(5e-4, relative=False))
     work = Work(
         opened, open_float(model, "all"), images(4), Schedule(iterations=40, batch_size=4), range_images=64, number=3
     )

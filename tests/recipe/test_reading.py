@@ -39,7 +39,7 @@ def test_files_say_what_the_methods_are() -> None:
         Fold("stage2", "mean", round_zero_point=True),
         Tune("stage3", inputs=Inputs("mixed"), loss=NormalizedError(), trainables=tuning),
     ]
-    fixed = StraightThrough(learning_rate=4e-5)
+    fixed = StraightThrough(4e-5, relative=False)
     as_published = {"loss": SquaredError(), "trainables": fixed, "range_learning_rate": 0}
     assert published.steps == [
         Tune("stage1", weights=False, inputs=Inputs("float"), **as_published),  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from tests.helpers import image_batch, quantized_network, tiny_vit
 NETWORK = tiny_vit(depth=1)
 WEIGHTS = Ranges("weights", of="weights")
 STEPS = [
-    Tune("stage1", weights=False, trainables=StraightThrough(learning_rate=1e-4)),
+    Tune("stage1", weights=False, trainables=StraightThrough(1e-4, relative=False)),
     Fold("stage2"),
     Tune("stage3", inputs=Inputs("mixed"), loss=SquaredError(), trainables=NoWeights()),
     WEIGHTS,
@@ -47,7 +47,7 @@ LIKELY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
             },
         ),
         "trainables": st.fixed_dictionaries(
-            {}, optional={name: st.floats() | st.none() for name in ("relative_learning_rate", "learning_rate")}
+            {}, optional={"rate": st.floats() | st.none(), "relative": st.booleans() | st.floats()}
         ),
     },
     "stage2": {"statistic": st.sampled_from(["mean", "median", "mode"]), "round_zero_point": st.booleans()},
@@ -128,7 +128,7 @@ def test_changes_go_to_their_steps_and_sections() -> None:
         replace(stage3, recalibrate="unit"),
         WEIGHTS,
     ]
-    assert changed.steps[0].trainables == StraightThrough(learning_rate=1e-4)  # type: ignore[attr-defined]
+    assert changed.steps[0].trainables == StraightThrough(1e-4, relative=False)  # type: ignore[attr-defined]
 
 
 def test_equal_recipes_are_equal_whatever_said_so() -> None:
@@ -137,8 +137,8 @@ def test_equal_recipes_are_equal_whatever_said_so() -> None:
     assert said == Recipe("tested", steps=[STEPS[0], Fold("stage2", "median"), *STEPS[2:]])
     assert said != recipe()
     assert replace(said, changes={"stage2": {"statistic": "mean"}}) == recipe()
-    assert recipe(stage1={"trainables": {"learning_rate": None}}).steps[0] == replace(
-        STEPS[0], trainables=StraightThrough()
+    assert recipe(stage1={"trainables": {"relative": True}}).steps[0] == replace(
+        STEPS[0], trainables=StraightThrough(1e-4)
     )
 
 
@@ -178,15 +178,19 @@ def test_changes_may_be_for_the_steps_of_another_recipe() -> None:
             {"stage1": {"inputs": {"read": "both"}}},
             r"inputs\.read is 'both', expected one of float, quantized, mixed: ",
         ),
+        ({"stage1": {"trainables": {"rate": float("nan")}}}, r"trainables\.rate is nan, expected a value"),
+        ({"stage1": {"trainables": {"rate": 0.0}}}, r"a rate of 0\.0, expected a positive one"),
+        ({"stage1": {"trainables": {"rate": "slow"}}}, r"trainables\.rate is 'slow', expected a"),
+        ({"stage1": {"trainables": {"rate": None}}}, r"trainables\.rate is None, expected "),
         (
-            {"stage1": {"trainables": {"learning_rate": float("nan")}}},
-            r"trainables\.learning_rate is nan, expected a value",
+            {"stage1": {"trainables": {"relative": 0.01}}},
+            r"trainables\.relative is 0\.01, expected a value such as False",
         ),
-        ({"stage1": {"trainables": {"learning_rate": 0.0}}}, r"learning_rate of 0\.0, expected a positive one"),
-        ({"stage1": {"trainables": {"learning_rate": "slow"}}}, r"trainables\.learning_rate is 'slow', expected a"),
-        ({"stage1": {"trainables": {"relative_learning_rate": -0.01}}}, r"relative_learning_rate of -0\.01, expected"),
-        ({"stage1": {"trainables": {"relative_learning_rate": None}}}, r"relative_learning_rate is None, expected "),
-        ({"stage3": {"trainables": {"learning_rate": 1e-3}}}, r"changes\.stage3\.trainables names the field learning_"),
+        (
+            {"stage1": {"trainables": {"learning_rate": 1e-3}}},
+            r"names the field learning_rate, expected one of rate, rel",
+        ),
+        ({"stage3": {"trainables": {"rate": 1e-3}}}, r"changes\.stage3\.trainables names the field rate"),
         ({"stage2": {"statistic": "mode"}}, r"stage2\.statistic is 'mode', expected one of mean, median: "),
         ({"stage2": {"round_zero_point": "no"}}, r"round_zero_point is 'no', expected a value such as True"),
         ({"weights": {"of": "neither"}}, r"weights\.of is 'neither', expected one of activations, weights: "),

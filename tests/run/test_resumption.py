@@ -99,7 +99,7 @@ def test_what_is_finished_is_not_done_again(
     assert not (directory / "checkpoints").exists()
 
 
-RATES = {stage: {"trainables": {"learning_rate": 1e30}} for stage in ("stage1", "stage3")}
+RATES = {stage: {"trainables": {"rate": 1e30}} for stage in ("stage1", "stage3")}
 ABSURD = ("--model.recipe.changes", json.dumps(RATES))
 """A learning rate at which the loss of every unit becomes infinite."""
 
@@ -143,8 +143,8 @@ def test_a_finished_run_says_so_and_prints_the_table(
     [
         (("--model.iterations", "4"), "model.iterations: 3 → 4"),
         (
-            ("--model.recipe.changes", "{stage3: {trainables: {learning_rate: 0.001}}}"),
-            "trainables.learning_rate: null → 0.001",
+            ("--model.recipe.changes", "{stage3: {trainables: {rate: 0.001}}}"),
+            "trainables.rate: 0.012 → 0.001",
         ),
         (("--model.recipe.range_images", "7"), "model.recipe.range_images: 64 → 7"),
         (("--model.recipe.placement.head_in.bits", "8"), "model.recipe.placement.head_in.bits: null → 8"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from isvit_lightning.layers import QuantConv2d
 from isvit_lightning.networks import SINGLE, Data, Unit, calibrate_activations, quantizers, switch
-from isvit_lightning.stages import Inputs, Schedule
+from isvit_lightning.stages import Inputs, Schedule, StraightThrough
 from isvit_lightning.stages.dropping import Dropper
 from isvit_lightning.stages.passes import Held
 from tests.helpers import image_batch, quantized_network, quantizer_of, tiny_swin, tiny_vit
@@ -201,7 +201,7 @@ def first_losses(drop: float, micro_batch: int) -> dict[str, float]:
     """Loss of the first step of each unit; the weights stay as they are."""
     torch.manual_seed(7)
     choice = replace(STAGE3, inputs=Inputs("quantized", drop=drop), range_learning_rate=0.0)
-    choice = replace(choice, trainables=replace(choice.trainables, learning_rate=1e-12))
+    choice = replace(choice, trainables=StraightThrough(1e-12))
     stage = make_stage(choice, tiny_vit(), image_batch(16, 20), Schedule(1, 20, micro_batch=micro_batch))
     found: dict[str, float] = {}
     run(stage, EachStep(lambda stage, _: found.update({stage.unit.name: float(stage.first_loss)}), after=True))

@@ -17,7 +17,7 @@ from tests.helpers import image_batch, quiet_trainer, relative_change, tiny_swin
 from tests.several import in_processes
 from tests.stages.fitting import changed, snapshot, work_on
 
-CHOICE = Finetune("finetune", trainables=StraightThrough(relative_learning_rate=1e-2))
+CHOICE = Finetune("finetune", trainables=StraightThrough(1e-2))
 
 
 def fit(stage: Stage) -> None:
@@ -51,7 +51,7 @@ def test_the_divergence_is_that_of_kullback_and_leibler() -> None:
 
 def test_it_comes_closer_to_the_float_network() -> None:
     given = work()
-    choice = Finetune("finetune", held_back=0.0, trainables=StraightThrough(relative_learning_rate=1e-2))
+    choice = Finetune("finetune", held_back=0.0, trainables=StraightThrough(1e-2))
     stage = FinetuneStage(choice, given)
     choice.take(given, lambda _stage: None)
     before = distance(given, given.images)
@@ -79,9 +79,7 @@ def test_a_rate_that_ruins_everything_ends_where_it_began() -> None:
     given = work()
     CHOICE.take(given, lambda _stage: None)
     before = snapshot(given.quantized.model)
-    Finetune("finetune", trainables=StraightThrough(relative_learning_rate=100.0), range_learning_rate=10.0).take(
-        given, fit
-    )
+    Finetune("finetune", trainables=StraightThrough(100.0), range_learning_rate=10.0).take(given, fit)
     assert changed(before, snapshot(given.quantized.model)) == set()
 
 

@@ -33,7 +33,7 @@ def limited(module: nn.Module, images: int, only_tuning: bool = True) -> None:
 def tuned(choice: Tune, micro_batch: int | None, limit: int | None = None) -> UnitStage:
     torch.manual_seed(0)
     # Small steps: the larger they are, the more values cross from one code to the next because of the last bit.
-    choice = replace(choice, inputs=Inputs("mixed"), trainables=StraightThrough(learning_rate=2e-4))
+    choice = replace(choice, inputs=Inputs("mixed"), trainables=StraightThrough(2e-4, relative=False))
     stage = make_stage(choice, tiny_vit(), image_batch(16, 20), Schedule(4, 12, micro_batch=micro_batch))
     if limit is not None:
         limited(stage.quantized.units[1].module, limit)

@@ -53,7 +53,7 @@ def test_a_swin_block_trains_the_position_bias_table_too() -> None:
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin], ids=["vit", "swin"])
 def test_rates_are_relative_to_the_size_of_each_weight_and_shared_by_its_bias(build: Any) -> None:
     for unit in DEFAULT_RECIPE.open(build(), DEFAULT_BITS).units:
-        groups = StraightThrough(relative_learning_rate=0.25).of(unit.module, compiled=False).groups
+        groups = StraightThrough(0.25).of(unit.module, compiled=False).groups
         for group in groups:
             values = group.tensors[0].flatten().tolist()
             size = math.sqrt(sum(value**2 for value in values) / len(values))
@@ -64,17 +64,16 @@ def test_rates_are_relative_to_the_size_of_each_weight_and_shared_by_its_bias(bu
         assert [id(tensor) for tensor in found] == [id(tensor) for tensor in trainable_parameters(unit.module)]
 
 
-def test_a_learning_rate_of_its_own_holds_for_all_weights() -> None:
+def test_a_rate_that_is_not_relative_holds_for_all_weights() -> None:
     block = DEFAULT_RECIPE.open(tiny_vit(), DEFAULT_BITS).units[1].module
-    (group,) = StraightThrough(learning_rate=4e-5).of(block, compiled=False).groups
+    (group,) = StraightThrough(4e-5, relative=False).of(block, compiled=False).groups
     assert (len(group.tensors), group.rate) == (8, 4e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1e-3, math.nan])
-@pytest.mark.parametrize("name", ["relative_learning_rate", "learning_rate"])
-def test_rates_that_are_not_positive_are_refused(name: str, rate: float) -> None:
-    with pytest.raises(IsvitError, match=f"model.recipe has a {name} of {rate}, expected a positive one"):
-        StraightThrough(**{name: rate})
+def test_rates_that_are_not_positive_are_refused(rate: float) -> None:
+    with pytest.raises(IsvitError, match=f"model.recipe has trainables with a rate of {rate}, expected a positive one"):
+        StraightThrough(rate)
 
 
 def test_weights_are_quantized_once_a_step_where_their_quantizers_are_on() -> None:

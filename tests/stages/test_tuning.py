@@ -81,7 +81,7 @@ def test_what_is_quantized_is_on_and_nothing_else(
 def test_the_loss_falls(build: Build, size: int, choice: Tune, iterations: int, units: str) -> None:
     read = FLOAT if choice is STAGE1 else Inputs("quantized")
     rate = 0.0 if choice is STAGE1 else 1e-2
-    choice = replace(choice, inputs=read, trainables=StraightThrough(learning_rate=2e-3), range_learning_rate=rate)
+    choice = replace(choice, inputs=read, trainables=StraightThrough(2e-3, relative=False), range_learning_rate=rate)
     progress = UnitProgress(live=False)
     run(make_stage(choice, build(), image_batch(size, 8), Schedule(iterations, 8), bits=Bits(4, 4)), progress)
     reports = [report for report in progress.reports if units in report.unit]
@@ -172,7 +172,7 @@ def test_tuning_a_network_of_scaled_weights_takes_scaled_steps() -> None:
         run(stage)
         moved = float((stage.quantized.units[-1].module.weight - before).abs().max())
         size = float(before.square().mean().sqrt())
-        assert moved == pytest.approx(StraightThrough().relative_learning_rate * size, rel=0.02)
+        assert moved == pytest.approx(StraightThrough().rate * size, rel=0.02)
 
 
 @CHOICE
@@ -218,7 +218,7 @@ def test_the_reported_loss_is_that_of_the_whole_batch(choice: Tune) -> None:
 def test_rates_follow_a_cosine_from_the_start_in_every_unit(choice: Tune) -> None:
     steps = 5
     stage = make_stage(
-        replace(choice, trainables=StraightThrough(learning_rate=3e-4)),
+        replace(choice, trainables=StraightThrough(3e-4, relative=False)),
         tiny_vit(),
         image_batch(16, 4),
         Schedule(steps, 4),
@@ -283,7 +283,7 @@ def first_gradients(choice: Tune, micro_batch: int) -> dict[str, torch.Tensor]:
     """Gradient of all tuned tensors of each unit at its first step; the weights stay as they are."""
     torch.manual_seed(7)
     model, images, seen = tiny_vit(), image_batch(16, 40), {}
-    choice = replace(choice, trainables=StraightThrough(learning_rate=1e-12), range_learning_rate=0.0)
+    choice = replace(choice, trainables=StraightThrough(1e-12, relative=False), range_learning_rate=0.0)
     stage = make_stage(choice, model, images, Schedule(1, 40, micro_batch=micro_batch))
 
     def look(stage: Any, step: int) -> None:
