@@ -40,7 +40,12 @@ def _replaced(path: Path, size: int) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.touch()
+        allowed = part.stat().st_mode  # as the umask has it, whatever a library makes of it
         yield part
+        if part.stat().st_mode != allowed:
+            part.chmod(allowed)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

@@ -79,6 +79,23 @@ def test_a_refusal_of_the_kernel_leaves_the_old_file(write: Callable[[Path], Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["quantized.safetensors"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no umask there")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_follow_the_umask(mask: int, mode: int, tmp_path: Path) -> None:
+    """Also over an old file, and over what a killed run left of a new one."""
+    for name in ("quantized.safetensors", "quantized.safetensors.part"):
+        (tmp_path / name).touch(mode=0o600)
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "quantized.safetensors", TENSORS, METADATA)
+        write_json(tmp_path / "results.json", {})
+        write_atomically(tmp_path / "config.yaml", b"")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("quantized.safetensors", "results.json", "config.yaml"), mode)
+
+
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(IsvitError, match=r"trainer\.default_root_dir"):
