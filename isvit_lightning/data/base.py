@@ -121,9 +121,9 @@ class CalibrationDataModule(LightningDataModule, ABC):
         return CalibrationList.of(*self._calibration)
 
     def evaluation_list(self) -> EvaluationList:
-        """Number of the images that are evaluated on, and a hash over their names."""
+        """Number of the images that are evaluated on, and a hash over their names and classes."""
         images = self._evaluation
-        return EvaluationList() if images is None else EvaluationList.of(images.source, self._evaluated(images))
+        return EvaluationList() if images is None else EvaluationList.of(images, self._evaluated(images))
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from isvit_lightning.data.sources import ImageSource, UnreadableImageError
+from isvit_lightning.data.sources import ImageSource, LabeledImages, UnreadableImageError
 
 _LOG = logging.getLogger(__name__)
 Selection = Literal["random", "first"]
@@ -51,17 +51,17 @@ class EvaluationList:
 
     Args:
         number: how many.
-        sha256: hash over their names in order.
+        sha256: hash over their names and classes in order.
     """
 
     number: int = 0
     sha256: str = ""
 
     @classmethod
-    def of(cls, source: ImageSource, indices: Sequence[int]) -> "EvaluationList":
-        """The list of the images at ``indices`` of ``source``."""
-        names = "\n".join(source.name(index) for index in indices)
-        return cls(len(indices), hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest())
+    def of(cls, images: LabeledImages, indices: Sequence[int]) -> "EvaluationList":
+        """The list of the images at ``indices`` of ``images``."""
+        lines = "\n".join(f"{images.source.name(index)}\0{images.labels[index]}" for index in indices)
+        return cls(len(indices), hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest())
 
 
 def calibration_order(count: int, selection: Selection, seed: int) -> list[int]:

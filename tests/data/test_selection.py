@@ -11,7 +11,7 @@ from isvit_lightning.data.selection import (
     first_overlap,
     readable,
 )
-from isvit_lightning.data.sources import TensorSource, Transform
+from isvit_lightning.data.sources import LabeledImages, TensorSource, Transform
 from tests.data.samples import MemoryDataModule, source
 
 
@@ -53,10 +53,15 @@ def test_the_list_hashes_in_order() -> None:
     assert CalibrationList.of(source([1, 2]), [0, 1]).sha256 != CalibrationList.of(source([1, 2]), [1, 0]).sha256
 
 
-def test_the_list_of_evaluation_images_tells_number_names_and_order() -> None:
-    images = source([1, 2, 3])
+def labeled(images: TensorSource, *labels: int) -> LabeledImages:
+    return LabeledImages(images, labels or [0] * len(images), 9)
+
+
+def test_the_list_of_evaluation_images_tells_number_names_classes_and_order() -> None:
+    images = labeled(source([1, 2, 3]))
     listed = EvaluationList.of(images, [0, 2])
-    assert listed == EvaluationList.of(source([1, 3]), [0, 1])
+    assert listed == EvaluationList.of(labeled(source([1, 3])), [0, 1])
+    assert listed != EvaluationList.of(labeled(source([1, 3]), 0, 1), [0, 1])
     assert listed.number == 2
     others = ([2, 0], [0, 1], [0], [0, 1, 2], [])
     assert len({listed.sha256, *(EvaluationList.of(images, chosen).sha256 for chosen in others)}) == 6
@@ -65,8 +70,8 @@ def test_the_list_of_evaluation_images_tells_number_names_and_order() -> None:
 def test_names_of_evaluation_images_are_told_apart_and_need_not_be_text() -> None:
     images = source([1, 2])
     joined, apart = (TensorSource(images._images, names, "memory") for names in (["a", "bc"], ["ab", "c"]))
-    assert EvaluationList.of(joined, [0, 1]) != EvaluationList.of(apart, [0, 1])
-    assert EvaluationList.of(TensorSource(images._images, ["\udcff", "c"], "memory"), [0, 1]).number == 2
+    assert EvaluationList.of(labeled(joined), [0, 1]) != EvaluationList.of(labeled(apart), [0, 1])
+    assert EvaluationList.of(labeled(TensorSource(images._images, ["\udcff", "c"], "memory")), [0, 1]).number == 2
 
 
 def test_the_list_of_a_data_module_is_of_what_it_evaluates_on() -> None:
@@ -74,7 +79,7 @@ def test_the_list_of_a_data_module_is_of_what_it_evaluates_on() -> None:
     data = MemoryDataModule(labels=labels, evaluation_images=2)
     seen = [str(int(image[0, 0, 0])) for images, _ in data.test_dataloader() for image in images]
     chosen = [int(name) - 100 for name in seen]
-    assert data.evaluation_list() == EvaluationList.of(source(range(100, 106)), chosen)
+    assert data.evaluation_list() == EvaluationList.of(labeled(source(range(100, 106)), *labels), chosen)
     assert data.evaluation_list() != MemoryDataModule(labels=labels).evaluation_list()
     assert MemoryDataModule().evaluation_list() == EvaluationList(0, "")
 
