@@ -72,7 +72,7 @@ class Cells:
         changed = differences(content["conditions"], self._all(record))
         if changed:
             raise IsvitError(
-                f"{self.path(cell)} was made under other conditions ({'; '.join(changed[:3])}), expected the same for "
+                f"{self.path(cell)} was made under other conditions ({changed}), expected the same for "
                 "all rows: choose another trainer.default_root_dir, or remove the file."
             )
         row: dict[str, Any] = content["row"]

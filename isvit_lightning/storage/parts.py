@@ -17,6 +17,8 @@ from isvit_lightning.system.hashing import hash_of
 from isvit_lightning.system.processes import broadcast_object, rank
 
 _LOG = logging.getLogger(__name__)
+_TOLD = 5
+"""Differences that a sentence tells."""
 
 
 @dataclass(frozen=True)
@@ -139,26 +141,32 @@ def run_hash(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """What two runs differ in, as ``key: old → new``, sorted by key."""
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What two runs differ in, as ``key: old → new; …`` sorted by key, the first few; empty where they do not."""
     old, new = _flat(stored), _flat(given)
-    return [
+    found = [
         f"{key}: {old.get(key, 'none')} → {new.get(key, 'none')}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
+    more = [f"{len(found) - _TOLD} more"] if len(found) > _TOLD else []
+    return "; ".join([*found[:_TOLD], *more])
 
 
 def _flat(nested: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of a nested mapping by dotted key, as JSON text; items of a list of mappings by their name or place."""
+    """Leaves of a nested mapping by dotted key, as JSON text; items of a list of mappings by their name or place.
+
+    The names of such a list are a leaf of their own, because their order counts.
+    """
+    flat: dict[str, str] = {}
     if isinstance(nested, list | tuple) and any(isinstance(value, Mapping) for value in nested):
         nested = {
             str(value.get("name", index)) if isinstance(value, Mapping) else str(index): value
             for index, value in enumerate(nested)
         }
+        flat[prefix] = json.dumps(list(nested))
     if not isinstance(nested, Mapping):
         return {prefix: json.dumps(nested)}
-    flat: dict[str, str] = {}
     for key, value in nested.items():
         flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
     return flat

@@ -102,7 +102,7 @@ def test_clear_removes_everything(tmp_path: Path) -> None:
 def test_differences_name_each_option() -> None:
     old = {"model": {"bits": {"weight": 3, "activation": 3}, "mean": (0.5, 0.5)}, "seed": 0}
     new = {"model": {"bits": {"weight": 4, "activation": 3}, "mean": [0.5, 0.5]}, "precision": "32-true"}
-    assert differences(old, new) == ["model.bits.weight: 3 → 4", 'precision: none → "32-true"', "seed: 0 → none"]
-    assert differences(old, old) == []
+    assert differences(old, new) == 'model.bits.weight: 3 → 4; precision: none → "32-true"; seed: 0 → none'
+    assert differences(old, old) == ""
     assert run_hash(old) != run_hash(new)
     assert run_hash(old) == run_hash({**old, "model": {**old["model"], "mean": [0.5, 0.5]}})
