@@ -112,10 +112,12 @@ class IsvitCLI(LightningCLI):
         require_supported(trainer)
         return super().instantiate_trainer(**{**kwargs, "strategy": UnitStrategy()})
 
-    def fit(self, evaluate: bool, baselines: list[str], resume: bool = False, **kwargs: Any) -> None:
+    def fit(
+        self, evaluate: bool, baselines: list[str], resume: bool = False, overwrite: bool = False, **kwargs: Any
+    ) -> None:
         """Take the steps of the recipe."""
         self._require_compiler()
-        self._runner().fit(evaluate, baselines, resume)
+        self._runner().fit(evaluate, baselines, resume, overwrite)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Measure a finished run, or the float network where no run is named."""
@@ -149,7 +151,7 @@ class IsvitCLI(LightningCLI):
         named = default_directory(config.get("config") or [])
         if self.subcommand == "compare":
             named = named.with_name(f"compare-{named.name}")
-        return Path(config["trainer"]["default_root_dir"] or named)
+        return Path(config["trainer"]["default_root_dir"] or named).expanduser()
 
     def _runner(self) -> Runner:
         config = self.config[self.subcommand] if self.subcommand else self.config

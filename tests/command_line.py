@@ -29,7 +29,7 @@ def parsed(command: str) -> IsvitCLI:
     """The program of a command line of ``isvit fit`` as text, with everything configured and nothing done."""
     verb, *arguments = shlex.split(command.removeprefix("isvit "))
     assert verb == "fit"
-    for option in ("--resume", "--baselines", "--evaluate"):  # those of the verb itself
+    for option in ("--resume", "--overwrite", "--baselines", "--evaluate"):  # those of the verb itself
         if option in arguments:
             place = arguments.index(option)
             del arguments[place : place + 2]

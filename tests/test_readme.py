@@ -37,7 +37,7 @@ def test_every_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_every_option_of_the_text_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     spelled = options(README)
-    assert {option.split()[0] for option in spelled} == {"--resume", "--trainer.devices"}
+    assert {option.split()[0] for option in spelled} == {"--overwrite", "--resume", "--trainer.devices"}
     assert parsed(" ".join(["isvit fit --config configs/quickstart.yaml", *spelled])).trainer.world_size == 2
 
 

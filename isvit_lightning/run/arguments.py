@@ -16,7 +16,7 @@ def with_run_config(arguments: list[str]) -> list[str]:
     """Put the configuration of the run that ``--ckpt_path`` names before all others.
 
     Raises:
-        IsvitError: there is no such run.
+        IsvitError: there is no such run, or its configuration is damaged.
     """
     expanded = [part for argument in arguments for part in _split(argument)]
     if "--ckpt_path" not in expanded[:-1]:
@@ -25,6 +25,11 @@ def with_run_config(arguments: list[str]) -> list[str]:
     directory = run_directory(expanded[position])
     expanded[position] = str(directory)
     config = directory / "config.yaml"
+    if config.exists() and not isinstance(content_of(config), dict):
+        raise IsvitError(
+            f"{config} is no configuration, expected the one that isvit fit wrote: put it back, or remove it and give "
+            "all options anew."
+        )
     inherited = ["--config", str(config)] if config.exists() else []
     return [*expanded[:1], *inherited, *expanded[1:]]
 

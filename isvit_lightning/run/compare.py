@@ -14,12 +14,14 @@ from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.networks import open_float, quantizers
 from isvit_lightning.recipe import Bits, record_of
 from isvit_lightning.run.cells import Cell, Cells, grid
+from isvit_lightning.run.claim import claimed
 from isvit_lightning.run.comparison import Comparison
 from isvit_lightning.run.cost import float_block_step
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import float_layers
 from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
 from isvit_lightning.run.results import count_codes
+from isvit_lightning.run.resumption import deciding_versions
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.storage.parts import Parts, run_hash
 from isvit_lightning.system.memory import forget_peak, peak_memory
@@ -44,14 +46,21 @@ def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Compa
         IsvitError: an option is wrong, or the directory holds cells that were made under other conditions.
     """
     cells = grid(methods, bits, seeds, runner.model.bits)
+    with claimed(runner.directory):
+        return _compare(runner, cells)
+
+
+def _compare(runner: Runner, cells: Sequence[Cell]) -> Comparison:
     loaded = runner.load_network()
     calibration, listing = runner.calibration(loaded)
     conditions = {
         "network": loaded.fingerprint,
+        "preprocessing": record_of(loaded.preprocessing),
         "calibration images": {"number": len(listing.names), "sha256": listing.sha256},
         "evaluation images": dataclasses.asdict(runner.data.evaluation_list()),
         "schedule": record_of(dataclasses.replace(runner.model.schedule, caches=type(runner.model.schedule.caches)())),
         "trainer": dict(runner.machine),
+        "versions": deciding_versions(),
     }
     measured = Cells(runner.directory, conditions)
     table = Comparison(runner.model.source.title, runner.model.task.columns, runner.data.num_evaluation_images)

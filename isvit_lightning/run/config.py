@@ -1,4 +1,4 @@
-"""The configuration that a finished run was calibrated with, against the one that is given."""
+"""Where a finished run lies, and whether the network of its configuration is the one that is given."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import yaml
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.recipe.reading import recipe_of
 
 
-def require_same_model(directory: Path, config: str) -> None:
-    """Refuse options that contradict the run: its file holds what it was calibrated with, not what they say.
+def require_same_network(directory: Path, config: str) -> None:
+    """Refuse options of the float network that contradict those of the run: its file holds the network itself.
 
     Keys that are missing, because an earlier version wrote the configuration, have their defaults.
 
@@ -19,21 +18,16 @@ def require_same_model(directory: Path, config: str) -> None:
         config: the given configuration as YAML.
 
     Raises:
-        IsvitError: network, bits or recipe differ.
+        IsvitError: the network differs.
     """
     path = directory / "config.yaml"
     if not path.exists():
         return
     stored, given = yaml.safe_load(path.read_text())["model"], yaml.safe_load(config)["model"]
-    different = [
-        f"model.{key}" for key in ("network", "bits") if key in stored and not _agree(stored[key], given.get(key))
-    ]
-    if "recipe" in stored and recipe_of({"model": stored}) != recipe_of({"model": given}):
-        different.append("model.recipe")
-    if different:
+    if "network" in stored and not _agree(stored["network"], given.get("network")):
         raise IsvitError(
-            f"{directory} was calibrated with another {' and '.join(different)}, expected the same: leave "
-            f"{'it' if len(different) == 1 else 'them'} out, or calibrate again with isvit fit."
+            f"{directory} was calibrated with another model.network, expected the same: leave it out, or calibrate "
+            "again with isvit fit."
         )
 
 
@@ -55,8 +49,10 @@ def run_directory(checkpoint: str) -> Path:
     path = Path(checkpoint).expanduser()
     directory = path if path.is_dir() else path.parent
     if not path.exists() or not (directory / "quantized.safetensors").exists():
+        unfinished = path.is_dir() and (path / "checkpoints").is_dir()
         raise IsvitError(
-            f"{checkpoint} holds no finished run; expected a run directory with quantized.safetensors, or that file: "
-            "check --ckpt_path."
+            f"{checkpoint} holds no finished run{', but an interrupted one' if unfinished else ''}; expected a run "
+            "directory with quantized.safetensors, or that file: check --ckpt_path"
+            f"{', or go on with isvit fit and --resume true' if unfinished else ''}."
         )
     return directory

@@ -1,5 +1,6 @@
 """The steps of a recipe in order."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from isvit_lightning.stages import Fit, Schedule, Stage, Step, UnitStage, Work
 from isvit_lightning.stages.resume import collect, restore, share_units
 from isvit_lightning.storage.parts import Part, Parts
 from isvit_lightning.system.processes import rank
+
+_LOG = logging.getLogger(__name__)
 
 
 class Rows(Protocol):
@@ -108,6 +111,7 @@ def _take_steps(calibration: Calibration, fit: Fit, rows: Rows | None, parts: Pa
                 recipe.range_images,
                 number,
             )
+            _LOG.info("%s begins", step.name)
             step.take(work, fit if parts is None else partial(_fit_rest, fit, parts))
             _keep(step, quantized, parts, time.perf_counter() - started)
         spent = calibration.seconds.get(step.name, 0.0) + time.perf_counter() - started

@@ -39,11 +39,12 @@ class Results:
             and the result, which is called quantized.
         widths: bits of weights and activations of a row, where they are not those of the result.
         seconds: durations by step, of the choice of ranges (calibrate), and of all steps (total).
-        baseline_seconds: durations of the recipes that it is compared with, shown in the table only.
+        baseline_seconds: durations of the recipes that it is compared with.
         size_bytes: sizes of the float and the packed network.
         n_codes: most codes by role of the tensor.
         rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
+        evaluation: hash of the evaluation images, to tell whether figures of an interrupted run still hold.
         columns: metrics in the table, each with its title.
         packages: those that decide the result of this kind of network, beside the ones of every run.
     """
@@ -63,6 +64,7 @@ class Results:
     n_codes: dict[str, int] = field(default_factory=dict)
     rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    evaluation: str = ""
     columns: tuple[tuple[str, str], ...] = ()
     packages: tuple[str, ...] = ()
 
@@ -73,12 +75,13 @@ class Results:
             write_json(self.path, self.as_dict())
 
     def restore(self) -> None:
-        """Take over what an earlier run of the same kind left in the file, if it measured on as many images."""
+        """Take over what an earlier run of the same kind left in the file, if it measured on the same images."""
         content = broadcast_object(_read(self.path) if rank() == 0 else {})
         self.rolled_back |= content.get("rolled_back", {})
-        if content.get("images") == self.images:
+        if (content.get("images"), content.get("evaluation")) == (self.images, self.evaluation):
             self.metrics |= content["metrics"]
             self.seconds |= content["seconds"]
+            self.baseline_seconds |= content["baseline_seconds"]
             self.size_bytes |= content["size_bytes"]
             self.n_codes |= content["n_codes"]
 
@@ -91,9 +94,11 @@ class Results:
             "n_codes": self.n_codes,
             "metrics": self.metrics,
             "images": self.images,
+            "evaluation": self.evaluation,
             "seed": self.seed,
             "iterations": self.iterations,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "baseline_seconds": {name: round(value, 2) for name, value in self.baseline_seconds.items()},
             "rolled_back": self.rolled_back,
             "peak_memory_bytes": self.peak_memory_bytes,
             "size_bytes": self.size_bytes,
@@ -117,8 +122,10 @@ class Results:
             codes = str(self.n_codes.get("attn_prob", ""))
         size = self.size_bytes.get("float" if name in self.widths else "packed")
         seconds = self.seconds.get("total" if name == "quantized" else name, self.baseline_seconds.get(name))
+        title = self.recipe if name == "quantized" else name
+        is_open = name in self.widths and name != "float"
         return (
-            (self.recipe if name == "quantized" else name).replace("_", " "),
+            f"{title.replace('_', ' ')}{' (float weights)' if is_open else ''}",
             *(f"{metrics[key]:.{_DIGITS.get(key, 2)}f}" if key in metrics else "" for key in shown),
             bits,
             codes,
@@ -128,8 +135,11 @@ class Results:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Content of a file of :meth:`Results.write`; nothing where there is none."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    """Content of a file of :meth:`Results.write`; nothing where there is none, or a damaged one."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def console() -> Console:

@@ -1,7 +1,8 @@
-"""Whether a run directory holds an interrupted run of the same kind, and what of it is used."""
+"""Whether a run directory holds a run of the same kind, and what becomes of it."""
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ from isvit_lightning.recipe import record_of
 from isvit_lightning.run.results import versions
 from isvit_lightning.run.task import ModelSection
 from isvit_lightning.sources.source import LoadedNetwork
+from isvit_lightning.storage.aside import set_aside
 from isvit_lightning.storage.parts import Parts, differences, run_hash
 from isvit_lightning.system.processes import broadcast_object, rank
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def fingerprint(
         seed: seed of the run.
         machine: choices of the trainer: device, number of processes, precision.
     """
-    installed, schedule = versions(), model.schedule
+    schedule = model.schedule
     content = {
         "model": {
             "network": loaded.fingerprint,
@@ -65,46 +69,62 @@ def fingerprint(
         "calibration images": {"number": len(images.names), "sha256": images.sha256},
         "seed_everything": seed,
         "trainer": dict(machine),
-        "versions": {name: installed[name] for name in ("isvit-lightning", "torch")},
+        "versions": deciding_versions(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
 
 
-def begin(directory: Path, run: Mapping[str, Any], resume: bool) -> Resumption:
-    """Look at the run directory, and empty it of an earlier run that is not resumed. All processes must call it.
+def deciding_versions() -> dict[str, str]:
+    """Versions of the packages that decide the bits of a result."""
+    installed = versions()
+    return {name: installed[name] for name in ("isvit-lightning", "torch")}
+
+
+def begin(directory: Path, run: Mapping[str, Any], resume: bool, overwrite: bool = False) -> Resumption:
+    """Look at the run directory, and set a run aside that is not resumed. All processes must call it.
+
+    A directory belongs to one kind of run: its files, and what is measured later, must never be of two.
 
     Args:
         directory: run directory.
         run: fingerprint of the run.
-        resume: go on with an interrupted run if there is one.
+        resume: go on with an interrupted run, or leave a finished one alone, if there is one of this kind.
+        overwrite: set a run of another kind aside too.
 
     Raises:
-        IsvitError: the directory holds a run of another kind, and is to be resumed.
+        IsvitError: the directory holds a run of another kind, which is not to be overwritten.
     """
     parts = Parts(directory / "checkpoints", run_hash(run))
-    stored = broadcast_object(_stored(directory) if resume and rank() == 0 else None)
-    if stored is not None:
-        changed = differences(stored, run)
-        if changed:
+    found, stored = broadcast_object(_stored(directory) if rank() == 0 else (False, None))
+    if found:
+        changed = differences(stored, run) if stored is not None else "calibration.json is missing or damaged"
+        if changed and not overwrite:
             raise IsvitError(
-                f"{directory} holds another run ({'; '.join(changed)}), expected the same one to resume: undo the "
-                "changes, choose another trainer.default_root_dir, or leave out --resume to start afresh."
+                f"{directory} holds another run ({changed}), expected one that is the same or none: undo the changes, "
+                "choose another trainer.default_root_dir, or give --overwrite true, which sets its files aside."
             )
-        finished = not parts.directory.exists() and (directory / "quantized.safetensors").exists()
-        return Resumption(parts, resumes=True, finished=broadcast_object(finished))
+        finished = broadcast_object(not parts.directory.exists() and (directory / "quantized.safetensors").exists())
+        if resume and not changed:
+            return Resumption(parts, resumes=True, finished=finished)
+        if rank() == 0:
+            folder = set_aside(directory)
+            command = f"isvit fit --config {folder / 'config.yaml'} --trainer.default_root_dir {folder} --resume true"
+            way = "" if finished else f"; {command} goes on with it"
+            state = "finished" if finished else "unfinished"
+            _LOG.info("the %s run in %s is now in %s%s", state, directory, folder, way)
     if rank() == 0:
         # The folder comes before calibration.json: a run without it counts as finished.
         parts.clear()
-        (directory / "results.json").unlink(missing_ok=True)
         parts.directory.mkdir(parents=True, exist_ok=True)
     return Resumption(parts, resumes=False, finished=False)
 
 
-def _stored(directory: Path) -> dict[str, Any] | None:
-    """Fingerprint of the run in ``directory``; None where there is none."""
+def _stored(directory: Path) -> tuple[bool, dict[str, Any] | None]:
+    """Whether a directory holds anything that a run has done, and that run's fingerprint; None where nothing tells."""
+    done = any((directory / name).exists() for name in ("quantized.safetensors", "results.json"))
+    found = done or any((directory / "checkpoints").glob("*.safetensors"))
     try:
-        run = json.loads((directory / "calibration.json").read_text())["run"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return dict(run)
+        return found, dict(json.loads((directory / "calibration.json").read_text(encoding="utf-8"))["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return found, None

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.networks import open_float
-from isvit_lightning.recipe import Recipe, read_recipe, record_of
-from isvit_lightning.run.config import require_same_model, run_directory
+from isvit_lightning.recipe import Recipe, read_recipe
+from isvit_lightning.run.claim import claimed
+from isvit_lightning.run.config import run_directory
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
+from isvit_lightning.run.made import load_run, made_with, require_same_float, title_of
 from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
 from isvit_lightning.run.results import Results, console, count_codes, float_size
 from isvit_lightning.run.resumption import begin, fingerprint
@@ -60,21 +62,26 @@ class Runner:
     alone: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
-    def fit(self, evaluate: bool, baselines: Sequence[str], resume: bool = False) -> Results:
+    def fit(self, evaluate: bool, baselines: Sequence[str], resume: bool = False, overwrite: bool = False) -> Results:
         """Calibrate, write the run directory and print the table.
 
         Args:
             evaluate: measure float, the steps that tune, and the result (and the baselines).
             baselines: names of recipes that are measured too.
             resume: go on with an interrupted run of the directory, if there is one.
+            overwrite: set a run of another configuration in the directory aside.
         """
         compared = {name: read_recipe(name) for name in baselines} if evaluate else {}
+        with claimed(self.directory):
+            return self._fit(evaluate, compared, resume, overwrite)
+
+    def _fit(self, evaluate: bool, compared: Mapping[str, Recipe], resume: bool, overwrite: bool) -> Results:
         loaded = self.load_network()
         self.require_openable(loaded.model, (self.model.recipe, *compared.values()))
         calibration, listing = self.calibration(loaded)
         self.require_equal(calibration, (self.model.recipe, *compared.values()))
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
-        beginning = begin(self.directory, run, resume)
+        beginning = begin(self.directory, run, resume, overwrite)
         results = self._results(len(calibration.images), evaluate)
         if beginning.resumes:
             results.restore()
@@ -86,12 +93,14 @@ class Runner:
         results.size_bytes["float"] = float_size(loaded.model)
         for name, recipe in compared.items():
             if name not in results.metrics:
-                network, seconds = self.calibrated(self._with(calibration, recipe=recipe))
+                _LOG.info("%s: calibrating to compare with", name)
+                network, seconds = self.calibrated(replace(calibration, recipe=recipe, seconds={}))
                 results.baseline_seconds[name] = seconds
                 self._measure_row(results, name, network)
                 del network  # before the next one is built: memory holds two networks as it is
         quantized = self._calibrate(calibration, results, beginning.parts, evaluate)
-        artifact = QuantizedNetwork(quantized, loaded.architecture, loaded.preprocessing, self._record())
+        record = made_with(self.model, self.seed) | {"weights": loaded.fingerprint["sha256"]}
+        artifact = QuantizedNetwork(quantized, loaded.architecture, loaded.preprocessing, record)
         path = self.directory / "quantized.safetensors"
         if rank() == 0:
             artifact.save(path)
@@ -114,8 +123,9 @@ class Runner:
             checkpoint: run directory; None measures the float network.
         """
         network = self._network(checkpoint)
-        if checkpoint is not None and self.model.task.compares_with_float:
-            self._measure_float()
+        console().print(title_of(network, checkpoint, self.model), markup=False, highlight=False, soft_wrap=True)
+        if isinstance(network, QuantizedNetwork) and self.model.task.compares_with_float:
+            self._measure_float(str(checkpoint), network)
         metrics = self.measure(network, is_float=checkpoint is None)
         shown = [
             f"{title.removesuffix(' %')} {metrics[name]:.4f}"
@@ -133,16 +143,19 @@ class Runner:
         Args:
             checkpoint: run directory; None predicts with the float network.
         """
-        network = self._network(checkpoint)
-        self._require_one_each("prediction", self.data.num_prediction_images)
-        make_float = None if checkpoint is None else lambda: self.model.source.build().model
         folder = run_directory(checkpoint) if checkpoint else self.directory
-        path = self.model.task.predict(network, make_float, self.data, self._evaluating_trainer(), folder)
+        with claimed(folder):
+            network = self._network(checkpoint)
+            _LOG.info("%s", title_of(network, checkpoint, self.model))
+            self._require_one_each("prediction", self.data.num_prediction_images)
+            make_float = None if checkpoint is None else lambda: self._float_of(str(checkpoint), network)
+            path = self.model.task.predict(network, make_float, self.data, self._evaluating_trainer(), folder)
         _LOG.info("wrote %s", path)
         return path
 
     def load_network(self) -> LoadedNetwork:
         """The float network, whose preprocessing the data are told."""
+        _LOG.info("loading %s", self.model.source.title)
         loaded: LoadedNetwork = self.model.source.build()
         self.data.attach(loaded.preprocessing)
         return loaded
@@ -158,6 +171,7 @@ class Runner:
         """
         caches, recipe = self.model.schedule.caches, self.model.recipe
         require_space(caches, open_float(loaded.model, recipe.reconstruct), self.data)
+        _LOG.info("reading %d calibration images", self.data.calibration_images)
         images = self.data.calibration_tensor(caches.empty_images)
         self._require_one_each("calibration", len(images))
         calibration = Calibration(loaded.model, images, self.model.bits, recipe, self.model.schedule, self.seed)
@@ -196,18 +210,6 @@ class Runner:
         let_go()
         return metrics
 
-    @staticmethod
-    def _with(calibration: Calibration, **changes: Any) -> Calibration:
-        kept = {name: getattr(calibration, name) for name in ("model", "images", "bits", "recipe", "schedule", "seed")}
-        return Calibration(**{**kept, **changes})
-
-    def _record(self) -> dict[str, Any]:
-        """What the network was made with, for its file."""
-        record: dict[str, Any] = record_of(
-            {"recipe": self.model.recipe, "bits": self.model.bits, "schedule": self.model.schedule, "seed": self.seed}
-        )
-        return record
-
     def _write_inputs(self, loaded: LoadedNetwork, listing: CalibrationList, run: dict[str, Any]) -> None:
         """Write what the run starts from, in the first process."""
         if rank() == 0:
@@ -226,22 +228,30 @@ class Runner:
     def _measure_row(self, results: Results, row: str, network: nn.Module, is_float: bool = False) -> None:
         """Measure ``network`` unless an earlier run did, and write it down; the float one may be needed to compare."""
         if row not in results.metrics or (is_float and self.model.task.compares_with_float):
+            _LOG.info("%s: measuring on %d images", row, results.images["evaluation"])
             results.metrics[row] = self.measure(network, is_float)
             results.write()
 
-    def _measure_float(self) -> None:
+    def _measure_float(self, checkpoint: str, network: QuantizedNetwork) -> None:
         """Measure the float network that a quantized one is compared with, where it can be had."""
         try:
-            self.measure(self.load_network().model, is_float=True)
+            loaded = self.load_network()
         except IsvitError as error:
             _LOG.info("The float network is not at hand, so that agreement and KL are left out: %s", error)
+            return
+        require_same_float(checkpoint, network, loaded)
+        self.measure(loaded.model, is_float=True)
+
+    def _float_of(self, checkpoint: str, network: Any) -> nn.Module:
+        """The float network that a quantized one was made from."""
+        loaded = self.load_network()
+        require_same_float(checkpoint, network, loaded)
+        return loaded.model
 
     def _network(self, checkpoint: str | None) -> nn.Module:
         if checkpoint is None:
             return self.load_network().model
-        directory = run_directory(checkpoint)
-        require_same_model(directory, self.config)
-        network = self.model.task.load(directory)
+        network = load_run(checkpoint, self.model, self.seed, self.config)
         if network.preprocessing is None:
             raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
         self.data.attach(network.preprocessing)
@@ -259,6 +269,7 @@ class Runner:
             self.seed,
             self.model.schedule.iterations,
             widths={"float": "32/32", **float_weights},
+            evaluation=self.data.evaluation_list().sha256 if evaluate else "",
             columns=self.model.task.columns,
             packages=self.model.task.packages,
         )
@@ -291,4 +302,6 @@ def _tell_finished(results: Results, directory: Path) -> Results:
     _LOG.info("%s is finished; nothing is left to resume", directory)
     if results.metrics:
         console().print(results.table())
+    else:
+        _LOG.info("it was not measured on these images: isvit test --ckpt_path %s does that", directory)
     return results

@@ -12,7 +12,11 @@ class Verbs(Trainer):
     """The options of the verbs, and their help; Lightning's own trainer trains."""
 
     def fit(  # type: ignore[override]
-        self, evaluate: bool = True, baselines: list[str] = _BASELINES, resume: bool = False
+        self,
+        evaluate: bool = True,
+        baselines: list[str] = _BASELINES,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         """Calibrate a network and write its run directory.
 
@@ -20,6 +24,8 @@ class Verbs(Trainer):
             evaluate: end with an evaluation and the table.
             baselines: recipes that are measured beside the result, by name or path; [] for none.
             resume: go on with the interrupted run in the run directory; starts afresh where there is none.
+            overwrite: set a run of another configuration in the run directory aside, as one of the same configuration
+                that is not resumed always is, in a folder previous-1 below; false refuses to write there.
         """
 
     def test(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]

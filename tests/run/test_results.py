@@ -21,7 +21,9 @@ KEYS = {
     "images",
     "seed",
     "iterations",
+    "evaluation",
     "seconds",
+    "baseline_seconds",
     "rolled_back",
     "peak_memory_bytes",
     "size_bytes",
@@ -34,7 +36,7 @@ COLUMNS = (("top1", "top-1 %"), ("top5", "top-5 %"), ("agreement", "agreement %"
 
 def filled(path: Path) -> Results:
     images = {"calibration": 16, "evaluation": 20}
-    results = Results(path, "net", "own_recipe", Bits(3, 4), images, 7, 5, columns=COLUMNS)
+    results = Results(path, "net", "own_recipe", Bits(3, 4), images, 7, 5, evaluation="hash", columns=COLUMNS)
     results.metrics = {
         "float": {"top1": 99.0, "top5": 100.0},
         "round_to_nearest": {"top1": 45.0, "top5": 60.0, "agreement": 44.0, "kl": 1.5},
@@ -85,7 +87,7 @@ def test_the_table_shows_what_the_file_holds(tmp_path: Path) -> None:
     rows = {
         "own recipe": ("95.12", "99.50", "96.00", "0.2500", "3/4", "17", "0.25 MB", "3.0"),
         "float": ("99.00", "100.00", "32/32", "2.00 MB"),
-        "first step": ("98.00", "99.00", "97.00", "0.0123", "32/4", "16", "2.00 MB", "1.0"),
+        "first step (float weights)": ("98.00", "99.00", "97.00", "0.0123", "32/4", "16", "2.00 MB", "1.0"),
         "round to nearest": ("45.00", "60.00", "44.00", "1.5000", "3/4", "16", "0.25 MB", "0.7"),
     }
     for name, parts in rows.items():
@@ -109,26 +111,33 @@ def test_an_earlier_run_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     earlier = filled(path)
     earlier.write()
-    results = Results(path, "net", "own_recipe", Bits(3, 4), dict(earlier.images), 7, 5, columns=COLUMNS)
+    images = dict(earlier.images)
+    results = Results(path, "net", "own_recipe", Bits(3, 4), images, 7, 5, evaluation="hash", columns=COLUMNS)
     results.metrics["float"] = {"top1": 1.0}
     results.restore()
     assert results.metrics == earlier.metrics
     assert results.seconds == {name: round(value, 2) for name, value in earlier.seconds.items()}
+    assert results.baseline_seconds == {"round_to_nearest": 0.7}
     assert (results.size_bytes, results.n_codes) == (earlier.size_bytes, earlier.n_codes)
     assert results.rolled_back == earlier.rolled_back
 
 
-def test_what_was_measured_on_other_images_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "evaluation"), [(21, "hash"), (20, "other"), (0, "")])
+def test_what_was_measured_on_other_images_is_not(count: int, evaluation: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     filled(path).write()
-    results = Results(path, "net", "own_recipe", Bits(3, 4), {"calibration": 16, "evaluation": 21}, 7, 5)
+    images = {"calibration": 16, "evaluation": count}
+    results = Results(path, "net", "own_recipe", Bits(3, 4), images, 7, 5, evaluation=evaluation)
     results.restore()
     assert (results.metrics, results.seconds, results.size_bytes, results.n_codes) == ({}, {}, {}, {})
     assert results.rolled_back == {"stage3": ["head"]}
 
 
-def test_nothing_is_taken_over_where_nothing_is(tmp_path: Path) -> None:
-    results = Results(tmp_path / "absent.json", "net", "isvit", Bits(), {"calibration": 1, "evaluation": 0}, 0, 1)
+@pytest.mark.parametrize("content", [None, "{", "[1]", "3"])
+def test_nothing_is_taken_over_where_nothing_is(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    results = Results(tmp_path / "results.json", "net", "isvit", Bits(), {"calibration": 1, "evaluation": 0}, 0, 1)
     results.restore()
     assert (results.metrics, results.rolled_back) == ({}, {})
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.evaluation import Evaluator
 from isvit_lightning.run.resumption import begin
 from isvit_lightning.storage.parts import Parts
+from tests.command_line import refused
 
 ROOT = Path(__file__).parents[2]
 BLIND = [*SHORT, "--evaluate", "false"]
@@ -95,7 +97,7 @@ def test_what_is_finished_is_not_done_again(
     printed = capsys.readouterr().out
     assert row(printed, "isvit")[5] == "3/3"
     # Measured before the kill: weights were float, as in the file of a float network.
-    assert row(printed, "stage1")[5:8:2] == ["32/3", row(printed, "float")[7]]
+    assert row(printed, "stage1 (float weights)")[5:8:2] == ["32/3", row(printed, "float")[7]]
     assert not (directory / "checkpoints").exists()
 
 
@@ -134,7 +136,7 @@ def test_a_finished_run_says_so_and_prints_the_table(
     assert "is finished; nothing is left to resume" in caplog.text
     printed = capsys.readouterr().out
     assert row(printed, "isvit")[5] == "3/3"
-    assert row(printed, "stage1")[5:8:2] == ["32/3", row(printed, "float")[7]]
+    assert row(printed, "stage1 (float weights)")[5:8:2] == ["32/3", row(printed, "float")[7]]
     assert (finished / "quantized.safetensors").stat().st_mtime_ns == before
 
 
@@ -160,8 +162,49 @@ def test_a_changed_run_is_refused(
     message = capsys.readouterr().err
     assert told in message
     assert len(message) < 1000
-    assert "leave out --resume to start afresh" in message
+    assert "choose another trainer.default_root_dir, or give --overwrite true, which sets its files aside" in message
     assert (finished / "quantized.safetensors").exists()
+
+
+def test_a_run_that_is_overwritten_is_never_taken_for_the_old_one(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it goes on, a second one is refused; when it is killed, the directory holds no network."""
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    fit = [*BLIND, "--model.bits.weight", "8", "--trainer.default_root_dir", str(directory)]
+    assert "model.bits.weight: 3 → 8" in refused(["fit", *fit], capsys)
+    process = start(["fit", *fit, "--overwrite", "true"], tmp_path / "log")
+    while "stage1-001" not in parts(directory):
+        assert process.exitcode is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    second = refused(["fit", *fit, "--resume", "true"], capsys)
+    assert second.startswith(f"isvit: Another run writes to {directory} (process {process.pid} on ")
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    for verb in ("test", "predict"):
+        line = refused([verb, "--ckpt_path", str(directory)], capsys)
+        assert f"{directory} holds no finished run, but an interrupted one" in line
+    old = directory / "previous-1"
+    assert (old / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["test", "--ckpt_path", str(old)]) == 0
+    assert f"{old}: vit_digits, W3/A3, isvit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "old", "new"),
+    [("test", "model.bits.weight", 3, 8), ("predict", "model.recipe.range_images", 64, 7)],
+)
+def test_a_network_of_another_run_is_refused(
+    verb: str, option: str, old: int, new: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a run of an earlier version that was killed, or when somebody exchanged or edited a file."""
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    config, line = (directory / "config.yaml").read_text(), f" {option.rpartition('.')[2]}: {old}\n"
+    assert config.count(line) == 1
+    (directory / "config.yaml").write_text(config.replace(line, line.replace(str(old), str(new))))
+    told = f"{directory} was calibrated otherwise than is configured ({option}: {old} → {new}), expected the same"
+    assert told in refused([verb, "--ckpt_path", str(directory)], capsys)
 
 
 def test_evaluation_may_change(finished: Path) -> None:
@@ -213,7 +256,7 @@ def test_two_processes_of_lightnings_launcher(finished: Path, tmp_path: Path) ->
     assert run["trainer"]["processes"] == 2
 
 
-def test_afresh_removes_what_an_earlier_run_left(tmp_path: Path) -> None:
+def test_afresh_sets_aside_what_an_earlier_run_left(tmp_path: Path) -> None:
     first = begin(tmp_path, {"seed": 0}, resume=True)
     assert (first.resumes, first.finished) == (False, False)
     (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
@@ -225,7 +268,48 @@ def test_afresh_removes_what_an_earlier_run_left(tmp_path: Path) -> None:
     afresh = begin(tmp_path, {"seed": 0}, resume=False)
     assert (afresh.resumes, afresh.finished) == (False, False)
     assert parts(tmp_path) == []
-    assert not (tmp_path / "results.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "previous-1"}
+    kept = begin(tmp_path / "previous-1", {"seed": 0}, resume=True)
+    assert (kept.resumes, kept.finished) == (True, False)
+    assert parts(tmp_path / "previous-1") == ["stage2"]
+
+
+def test_another_run_needs_to_be_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begin(tmp_path, {"seed": 0}, resume=False).parts.write("stage2", {})
+    (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
+    for resume in (False, True):
+        with pytest.raises(
+            IsvitError, match=r"holds another run \(seed: 0 → 1\), expected .* or give --overwrite true"
+        ):
+            begin(tmp_path, {"seed": 1}, resume)
+    assert parts(tmp_path) == ["stage2"]
+    caplog.set_level(logging.INFO)
+    afresh = begin(tmp_path, {"seed": 1}, resume=True, overwrite=True)
+    assert (afresh.resumes, afresh.finished, parts(tmp_path)) == (False, False, [])
+    assert parts(tmp_path / "previous-1") == ["stage2"]
+    folder = tmp_path / "previous-1"
+    command = f"isvit fit --config {folder}/config.yaml --trainer.default_root_dir {folder} --resume true"
+    assert caplog.messages == [f"the unfinished run in {tmp_path} is now in {folder}; {command} goes on with it"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"run": 3}', '{"run": null}', "{}"])
+def test_a_network_of_nobody_knows_whom_is_not_written_over(content: str | None, tmp_path: Path) -> None:
+    (tmp_path / "quantized.safetensors").write_bytes(b"of an earlier run")
+    if content is not None:
+        (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(
+        IsvitError, match=r"holds another run \(calibration\.json is missing or damaged\), expected one"
+    ):
+        begin(tmp_path, {"seed": 0}, resume=True)
+    begin(tmp_path, {"seed": 0}, resume=False, overwrite=True)
+    assert (tmp_path / "previous-1" / "quantized.safetensors").read_bytes() == b"of an earlier run"
+
+
+def test_a_run_that_has_done_nothing_is_not_kept(tmp_path: Path) -> None:
+    begin(tmp_path, {"seed": 0}, resume=False)
+    (tmp_path / "calibration.json").write_text(json.dumps({"run": {"seed": 0}}))
+    assert not begin(tmp_path, {"seed": 1}, resume=False).resumes
+    assert not (tmp_path / "previous-1").exists()
 
 
 def test_a_run_is_finished_once_its_parts_are_gone(tmp_path: Path) -> None:

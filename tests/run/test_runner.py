@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import DigitsDataModule
+from isvit_lightning.data.selection import EvaluationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork, load
 from isvit_lightning.networks import quantizers
@@ -23,8 +25,10 @@ from isvit_lightning.run.results import Results
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.sources.source import NetworkSource
 from isvit_lightning.stages import Fold, Inputs, Ranges, Tune
+from isvit_lightning.storage.files import read_metadata
 from tests.helpers import quiet_trainer
 from tests.stages.fitting import StopAt, StopError
+from tests.storage.test_lock import holding
 
 BASELINES = ["round_to_nearest", "repq"]
 TUNED = Recipe(
@@ -180,7 +184,8 @@ def test_the_run_directory_is_whole(finished: Path) -> None:
     loaded = load(finished)
     model = runner(finished).model
     choices = {"recipe": model.recipe, "bits": model.bits, "schedule": model.schedule, "seed": 0}
-    assert loaded.record == record_of(choices)
+    weights = model.source.build().fingerprint["sha256"]
+    assert loaded.record == record_of({"network": "vit_digits", "weights": weights, **choices})
     assert {spec.bits for spec in loaded.specs.values() if spec.role.weight} == {3}
     found = content(finished)
     assert found["size_bytes"]["packed"] == (finished / "quantized.safetensors").stat().st_size
@@ -214,7 +219,8 @@ def test_an_interrupted_run_measures_no_row_twice(
     with pytest.raises(StopError):
         runner(directory, recipe, StopAt(step, unit)).fit(evaluate=True, baselines=["repq"])
     assert (directory / "checkpoints").is_dir()
-    rows = list(content(directory)["metrics"])
+    rows, baseline = list(content(directory)["metrics"]), content(directory)["baseline_seconds"]
+    kept = {path.stem: read_metadata(path)["seconds"] for path in (directory / "checkpoints").iterdir()}
     again = runner(directory, recipe)
     results = again.fit(evaluate=True, baselines=["repq"], resume=True)
     assert again.compared == []
@@ -228,6 +234,13 @@ def test_an_interrupted_run_measures_no_row_twice(
     assert results.widths == expected.widths
     cells = [[list(column.cells) for column in each.table().columns[:-1]] for each in (results, expected)]
     assert cells[0] == cells[1]
+    # Seconds of a step are its own, those before the interruption included.
+    steps = [each.name for each in again.model.recipe.steps]
+    for name in steps:
+        assert results.seconds[name] >= sum(spent for part, spent in kept.items() if part.startswith(name))
+    assert results.seconds["total"] == pytest.approx(sum(results.seconds[name] for name in steps))
+    assert results.baseline_seconds == baseline
+    assert baseline["repq"] > 0
 
 
 def test_a_finished_run_is_left_alone(finished: Path) -> None:
@@ -246,12 +259,17 @@ def test_another_recipe_cannot_be_resumed(finished: Path) -> None:
     assert (finished / "quantized.safetensors").exists()
 
 
-def test_a_test_measures_what_the_run_did(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = runner(finished)
+def test_a_test_measures_what_the_run_did(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, before = runner(finished), list(finished.iterdir())
     expected = content(finished)["metrics"]["quantized"]
-    assert run.test(str(finished)) == expected
+    with holding(tmp_path / "run.lock"):  # nothing is written, so that nobody is asked
+        (finished / "run.lock").symlink_to(tmp_path / "run.lock")
+        assert run.test(str(finished)) == expected
+        (finished / "run.lock").unlink()
+    assert list(finished.iterdir()) == before
     assert run.measured == ["float", "artifact"]
     out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"{finished}: vit_digits, W3/A4, isvit"
     assert f"top-1 {expected['top1']:.2f} %" in out
     assert f"agreement {expected['agreement']:.2f} %  KL {expected['kl']:.4f}  on 20 images" in out
 
@@ -260,7 +278,57 @@ def test_a_test_of_the_float_network(finished: Path, capsys: pytest.CaptureFixtu
     run = runner(finished)
     assert run.test(None) == content(finished)["metrics"]["float"]
     assert run.measured == ["float"]
-    assert "KL" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "vit_digits, float"
+    assert "KL" not in out
+
+
+def test_another_float_network_is_not_compared_with(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint that was trained on, or the file of a run with other weights."""
+    build: Callable[[NetworkSource], Any] = NetworkSource.build
+    other = {"name": "vit_digits", "sha256": "other"}
+    monkeypatch.setattr(NetworkSource, "build", lambda source: replace(build(source), fingerprint=other))
+    run = runner(finished)
+    with pytest.raises(
+        IsvitError, match=rf'^{finished} was .* \(weights of model\.network: ".*" → "other"\), expected'
+    ):
+        run.test(str(finished))
+    assert run.measured == []
+
+
+def test_figures_of_other_images_are_measured_anew(
+    undisturbed: Callable[[str | Recipe], tuple[Path, Results]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many, but others, or of other classes."""
+    _, expected = undisturbed("isvit")
+    with monkeypatch.context() as patch:
+        patch.setattr(DigitsDataModule, "evaluation_list", lambda _: EvaluationList(20, "other"))
+        with pytest.raises(StopError):
+            runner(tmp_path, "isvit", StopAt("stage3", "blocks.0")).fit(evaluate=True, baselines=[])
+    again = runner(tmp_path, "isvit")
+    results = again.fit(evaluate=True, baselines=[], resume=True)
+    assert again.measured == ["float", "network", "artifact"]
+    assert results.metrics == {name: row for name, row in expected.metrics.items() if name != "repq"}
+
+
+def test_what_takes_long_says_that_it_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    runner(tmp_path, Recipe("one", steps=[Tune("only")])).fit(evaluate=True, baselines=["round_to_nearest"])
+    own = [record.getMessage() for record in caplog.records if record.name.startswith("isvit_lightning")]
+    assert [line for line in own if " unit " not in line] == [
+        "loading vit_digits",
+        "reading 8 calibration images",
+        "float: measuring on 20 images",
+        "round_to_nearest: calibrating to compare with",
+        "ranges begins",
+        "weights begins",
+        "round_to_nearest: measuring on 20 images",
+        "only begins",
+        "quantized: measuring on 20 images",
+        f"wrote {tmp_path}",
+    ]
 
 
 def test_a_test_needs_no_float_network(
