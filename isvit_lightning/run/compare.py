@@ -46,7 +46,7 @@ def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Compa
         IsvitError: an option is wrong, or the directory holds cells that were made under other conditions.
     """
     cells = grid(methods, bits, seeds, runner.model.bits)
-    with claimed(runner.directory):
+    with claimed(runner.directory, ("cells", "parts")):
         return _compare(runner, cells)
 
 

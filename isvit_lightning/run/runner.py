@@ -72,7 +72,7 @@ class Runner:
             overwrite: set a run of another configuration in the directory aside.
         """
         compared = {name: read_recipe(name) for name in baselines} if evaluate else {}
-        with claimed(self.directory):
+        with claimed(self.directory, ("checkpoints", "logs")):
             return self._fit(evaluate, compared, resume, overwrite)
 
     def _fit(self, evaluate: bool, compared: Mapping[str, Recipe], resume: bool, overwrite: bool) -> Results:

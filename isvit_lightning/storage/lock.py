@@ -4,8 +4,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from isvit_lightning.errors import IsvitError
@@ -15,7 +16,7 @@ _NAME = "run.lock"
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, below: Sequence[str] = ()) -> Iterator[None]:
     """Make ``folder``, and keep other processes out of it while this one lives; remove it again if it stays empty.
 
     The lock is one of the system: it goes with the process however that ends, processes that this one forks do not hold
@@ -23,18 +24,24 @@ def locked(folder: Path) -> Iterator[None]:
 
     Args:
         folder: where to write.
+        below: names of the folders that will be written to in it.
 
     Raises:
-        IsvitError: it cannot be made or written to, or another process holds it.
+        IsvitError: one of them cannot be made or written to, or another process holds the lock.
     """
+    if folder.parts[:1] and re.fullmatch(r"[\w+.-]{2,}:", folder.parts[0]):
+        raise IsvitError(f"{folder} is an address, expected a folder of this machine: change trainer.default_root_dir.")
     try:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder / name for name in below if os.path.lexists(folder / name)):
+            place.mkdir(exist_ok=True)
         held = _hold(folder / _NAME)
     except OSError as error:
+        reason = _reason([folder, *(folder / name for name in below)], error)
         raise IsvitError(
-            f"{folder} cannot be written to ({_reason(folder, error)}), expected a folder that is writable or can be "
-            "made: change trainer.default_root_dir."
+            f"{folder} cannot be written to ({reason}), expected a folder that is writable or can be made: change "
+            "trainer.default_root_dir."
         ) from None
     try:
         yield
@@ -83,9 +90,9 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _reason(folder: Path, error: OSError) -> str:
-    """Why a folder cannot be had: mkdir only says that something exists."""
-    for place in (folder, *folder.parents):
+def _reason(folders: Sequence[Path], error: OSError) -> str:
+    """Why folders cannot be had: mkdir only says that something exists."""
+    for place in (each for folder in folders for each in (folder, *folder.parents)):
         if os.path.lexists(place) and not os.path.isdir(place):  # noqa: PTH112 - pathlib's raises for some places
             return f"{place} is {'a link that leads to no folder' if place.is_symlink() else 'no folder'}"
     return error.strerror or type(error).__name__

@@ -32,6 +32,15 @@ def test_the_configuration_of_a_run_comes_before_all_others(form: str, run: Path
     assert expanded == ["test", *inherited, *rest]
 
 
+@pytest.mark.parametrize("content", ["", "model: [", "[1]"])
+def test_a_damaged_configuration_of_a_run_is_named(content: str, run: Path) -> None:
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(
+        IsvitError, match=rf"{run}/config\.yaml is no configuration, expected the one that isvit fit wrote"
+    ):
+        with_run_config(["test", "--ckpt_path", str(run)])
+
+
 def test_a_run_without_a_configuration_puts_nothing_in_front(run: Path) -> None:
     (run / "config.yaml").unlink()
     assert with_run_config(["test", "--ckpt_path", str(run)]) == ["test", "--ckpt_path", str(run)]

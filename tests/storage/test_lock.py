@@ -1,5 +1,6 @@
 """One run at a time writes to a folder, and a killed one leaves it free."""
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -130,6 +131,29 @@ def test_a_place_that_is_none_is_refused(place: str, reason: str, tmp_path: Path
     with pytest.raises(IsvitError, match=told), locked(tmp_path / place):
         pass
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_folders_below_that_are_none_are_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    with locked(tmp_path, ("logs", "cells")):
+        pass
+    for name, make in (("logs", Path.touch), ("cells", lambda path: path.symlink_to("nowhere"))):
+        with contextlib.suppress(OSError):
+            (tmp_path / name).rmdir()
+        make(tmp_path / name)
+        told = rf"^{tmp_path} cannot be written to \({tmp_path / name} is "
+        with pytest.raises(IsvitError, match=told), locked(tmp_path, (name,)):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "logs"]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "hdfs://host/run", "file:///run"])
+def test_an_address_is_no_folder(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = "is an address, expected a folder of this machine: change"
+    with pytest.raises(IsvitError, match=told), locked(Path(address)):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_nobody_may_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
