@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,20 +71,22 @@ def calibrate_network(
         return _take_steps(calibration, fit, rows, parts)
 
 
-def require_equal_outputs(calibration: Calibration) -> None:
+def require_equal_outputs(calibration: Calibration, compared: Iterable[Recipe] = ()) -> None:
     """Refuse, before anything long begins, a network that is opened as something else than it is.
 
     Args:
         calibration: network, images and choices; all are left as they are.
+        compared: further recipes that open the network.
 
     Raises:
         IsvitError: with every quantizer off, the opened network gives other outputs than the float network.
     """
     with _restored(calibration.model):
         calibration.model.eval()
-        transformed = calibration.recipe.transformed(calibration.model)
-        opened = calibration.recipe.open(transformed, calibration.bits)
-        require_equal(calibration.model, transformed, opened, calibration.images)
+        for recipe in (calibration.recipe, *compared):
+            transformed = recipe.transformed(calibration.model)
+            opened = recipe.open(transformed, calibration.bits)
+            require_equal(calibration.model, transformed, opened, calibration.images)
 
 
 def _take_steps(calibration: Calibration, fit: Fit, rows: Rows | None, parts: Parts | None) -> OpenedNetwork:

@@ -79,7 +79,7 @@ class Runner:
         loaded = self.load_network()
         self.require_openable(loaded.model, (self.model.recipe, *compared.values()))
         calibration, listing = self.calibration(loaded)
-        self.require_equal(calibration, (self.model.recipe, *compared.values()))
+        require_equal_outputs(calibration, compared.values())
         run = fingerprint(self.model, loaded, listing, self.seed, self.machine)
         beginning = begin(self.directory, run, resume, overwrite)
         results = self._results(len(calibration.images), evaluate)
@@ -185,15 +185,6 @@ class Runner:
         """
         for recipe in recipes:
             recipe.open(recipe.transformed(model), self.model.bits)
-
-    def require_equal(self, calibration: Calibration, recipes: Sequence[Recipe]) -> None:
-        """Tell what is opened as something else than it is, before anything long begins.
-
-        Raises:
-            IsvitError: with every quantizer off, a recipe's network gives other outputs than the float network.
-        """
-        for recipe in recipes:
-            require_equal_outputs(self._with(calibration, recipe=recipe))
 
     def calibrated(self, calibration: Calibration) -> tuple[nn.Module, float]:
         """The network of a recipe that is only compared with, and its seconds; nothing of it is kept."""
