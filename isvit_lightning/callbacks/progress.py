@@ -95,11 +95,6 @@ class UnitProgress(Callback):
                 report.last,
                 report.seconds,
             )
-        for logger in trainer.loggers:
-            prefix = stage.name
-            logger.log_metrics(
-                {f"{prefix}/loss_first": report.first, f"{prefix}/loss_last": report.last}, step=trainer.global_step
-            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""

@@ -1,6 +1,6 @@
 """Measures, per unit and quantizer, how well the grids fit."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import cast
 
 import torch
@@ -10,6 +10,8 @@ from torch import nn
 from isvit_lightning.networks import Data, Unit, quantizers
 from isvit_lightning.quantizers import Quantizer
 from isvit_lightning.stages import UnitStage
+from isvit_lightning.storage.tables import Table
+from isvit_lightning.system.processes import rank
 
 
 @dataclass(frozen=True)
@@ -55,33 +57,30 @@ def measure(quantizer: Quantizer, tensor: torch.Tensor) -> GridUse:
     )
 
 
+GRID_COLUMNS = ("step", "unit", "quantizer", *(field.name for field in fields(GridUse)))
+
+
 class WatchQuantizers(Callback):
-    """Logs range, used codes, clipped share and SNR of each quantizer when its unit is finished.
+    """Writes range, used codes, clipped share and SNR of each quantizer when its unit is finished.
 
     Args:
+        table: where they are written in the first process, with the columns ``GRID_COLUMNS``; None measures nothing.
         images: calibration images to measure on.
     """
 
-    def __init__(self, images: int = 8) -> None:
-        self.images = images
+    def __init__(self, table: Table | None = None, images: int = 8) -> None:
+        self._table, self.images = table, images
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the finished unit."""
         stage = cast("UnitStage", pl_module)
-        if not trainer.loggers:
+        if self._table is None:
             return
         sample = stage.sample(self.images)
-        if not trainer.is_global_zero:
-            return
-        uses = measure_unit(stage.unit, sample)
-        metrics = {
-            f"{stage.unit.name}.{name}/{key}": float(value)
-            for name, use in uses.items()
-            for key, value in vars(use).items()
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        if rank() == 0:
+            uses = measure_unit(stage.unit, sample)
+            self._table.add((stage.name, stage.unit.name, name, *astuple(use)) for name, use in uses.items())
 
 
 @torch.no_grad()

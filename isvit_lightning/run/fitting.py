@@ -5,11 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from isvit_lightning.callbacks import CalibrateQuantizers, ReturnMemory, SaveUnits, UnitProgress, WatchQuantizers
+from isvit_lightning.callbacks import (
+    CalibrateQuantizers,
+    LogLosses,
+    ReturnMemory,
+    SaveUnits,
+    UnitProgress,
+    WatchQuantizers,
+)
+from isvit_lightning.callbacks.losses import LOSS_COLUMNS
+from isvit_lightning.callbacks.watch import GRID_COLUMNS
 from isvit_lightning.stages import Stage, UnitStage
 from isvit_lightning.storage.parts import Parts
+from isvit_lightning.storage.tables import Table
+from isvit_lightning.system.processes import rank
 from isvit_lightning.system.termination import KeepSigterm
 
 
@@ -22,6 +33,7 @@ class UnitFitter:
         directory: run directory; None keeps nothing.
         configured_callbacks: callbacks that the configuration names.
         parts: where finished units are kept; None keeps none.
+        loggers: what the losses are logged to; None writes TensorBoard's files to the directory.
     """
 
     def __init__(
@@ -31,10 +43,14 @@ class UnitFitter:
         directory: Path | None = None,
         configured_callbacks: Sequence[Any] = (),
         parts: Parts | None = None,
+        loggers: Sequence[Logger] | None = None,
     ) -> None:
         self._make_trainer, self._alone = make_trainer, dict(alone)
         self._directory, self._configured, self._parts = directory, list(configured_callbacks), parts
+        self._given = loggers
         self._ranges = CalibrateQuantizers()
+        self._losses = self._table("metrics", LOSS_COLUMNS)
+        self._grids = self._table("quantizers", GRID_COLUMNS)
 
     @property
     def range_seconds(self) -> float:
@@ -42,11 +58,15 @@ class UnitFitter:
         return self._ranges.seconds
 
     def __call__(self, stage: Stage) -> None:
-        """Fit ``stage``."""
+        """Fit ``stage``.
+
+        Raises:
+            IsvitError: something stopped it before its end.
+        """
         by_unit = isinstance(stage, UnitStage)
         kept = [SaveUnits(self._parts)] if self._parts is not None and by_unit else []
-        units = [self._ranges, ReturnMemory(), UnitProgress(), WatchQuantizers()] if by_unit else []
-        callbacks = [*units, KeepSigterm()]
+        units = [self._ranges, ReturnMemory(), UnitProgress(), WatchQuantizers(self._grids)] if by_unit else []
+        callbacks = [*units, LogLosses(self._losses), KeepSigterm()]
         trainer = self._make_trainer(
             max_epochs=stage.epochs,
             enable_checkpointing=bool(kept),
@@ -55,8 +75,20 @@ class UnitFitter:
             **({} if stage.shards_images else self._alone),
         )
         trainer.fit(stage)
+        stage.require_finished()
 
     def _loggers(self, stage: Stage) -> Any:
         if self._directory is None:
             return False
-        return [kind(self._directory, "logs", stage.log_name) for kind in (CSVLogger, TensorBoardLogger)]
+        if self._given is not None:
+            return list(self._given)
+        return TensorBoardLogger(self._directory, "logs", stage.log_name)
+
+    def _table(self, name: str, columns: tuple[str, ...]) -> Table | None:
+        """A table of the run, which is begun anew where no unit of an earlier one is used."""
+        if self._directory is None:
+            return None
+        table = Table(self._directory / "logs" / f"{name}.csv", columns)
+        if rank() == 0 and not (self._parts is not None and self._parts.seconds()):
+            table.begin()
+        return table

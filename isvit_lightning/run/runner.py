@@ -48,6 +48,7 @@ class Runner:
         config: the configuration as YAML.
         make_trainer: builds a trainer from the configuration and overriding arguments.
         configured_callbacks: callbacks that the configuration names.
+        loggers: loggers that the configuration names; None keeps the run directory's own.
         alone: arguments of a trainer that computes in this process only, for stages that share units.
         machine: device, number of processes and precision, which decide the last bits of a result.
     """
@@ -59,6 +60,7 @@ class Runner:
     config: str
     make_trainer: Callable[..., Trainer]
     configured_callbacks: list[Any] = field(default_factory=list)
+    loggers: list[Any] | None = None
     alone: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
@@ -266,7 +268,9 @@ class Runner:
         )
 
     def _calibrate(self, calibration: Calibration, results: Results, parts: Parts, evaluate: bool) -> nn.Module:
-        fitter = UnitFitter(self.make_trainer, self.alone, self.directory, self.configured_callbacks, parts)
+        fitter = UnitFitter(
+            self.make_trainer, self.alone, self.directory, self.configured_callbacks, parts, self.loggers
+        )
         rows = StepRows(calibration.recipe.steps, results, self._measure_row if evaluate else None)
         network = calibrate_network(calibration, fitter, rows, parts)
         # The files know more than this process did: units of other processes and of the run before an interruption.

@@ -119,6 +119,11 @@ class FinetuneStage(Stage):
         self.best: BestState | None = None
         self.divergences: list[float] = []
 
+    @property
+    @override
+    def steps(self) -> int:
+        return self._steps
+
     @override
     def setup(self, stage: str) -> None:
         """Let everything that is trained have a gradient, before the strategy looks for what has."""
@@ -166,6 +171,7 @@ class FinetuneStage(Stage):
         if self.choice.unit_weight and len(given) > 1:
             errors = [_relative_error(output, target) for output, target in zip(given[:-1], wanted[:-1], strict=True)]
             loss = loss + self.choice.unit_weight * torch.stack(errors).mean()
+        self.last_loss = loss.detach()
         return loss
 
     @override
@@ -179,6 +185,7 @@ class FinetuneStage(Stage):
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keep the scales above their floors, and measure now and then."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
         with torch.no_grad():
             for group in self.groups:
                 for tensor in group.tensors if group.floor is not None else ():

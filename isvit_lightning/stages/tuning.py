@@ -225,8 +225,10 @@ class TuningStage(UnitStage):
         if step == self.steps - 1 and not tuned.finite(self.last_loss):
             self._roll_back(tuned)
 
+    @override
     def on_train_epoch_end(self) -> None:
         """Close the unit: its weights are final for this step."""
+        super().on_train_epoch_end()
         self._current.tuned.close()
         if self._processes > 1:
             require_equal(self.unit.module, self.unit.name)

@@ -35,7 +35,6 @@ class UnitStage(Stage):
         recalibrate: when ranges of activations that exist are chosen anew.
         rolled_back: names of the units whose loss ended in NaN or infinity and that were given their best state back.
         first_loss: loss of the first step of the current unit.
-        last_loss: loss of its last step so far.
     """
 
     tunes = False
@@ -47,7 +46,6 @@ class UnitStage(Stage):
         super().__init__(name, work.quantized.model)
         self.automatic_optimization = False
         self.first_loss = torch.tensor(torch.nan)
-        self.last_loss = torch.tensor(torch.nan)
         self.rolled_back: list[str] = []
         self.quantized = work.quantized
         self.target = work.target
@@ -70,6 +68,7 @@ class UnitStage(Stage):
         """One step on the current unit."""
 
     @property
+    @override
     def steps(self) -> int:
         """Steps per unit."""
         return self.schedule.iterations
@@ -84,6 +83,16 @@ class UnitStage(Stage):
     def unit(self) -> Unit:
         """The quantized unit of the current epoch."""
         return self.quantized.units[self.plan[self.current_epoch]]
+
+    @property
+    @override
+    def unit_name(self) -> str:
+        return self.unit.name
+
+    @property
+    @override
+    def units_before(self) -> int:
+        return self._number_of(self.plan[self.current_epoch]) - 1
 
     @property
     def position(self) -> str:

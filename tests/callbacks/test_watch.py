@@ -1,19 +1,20 @@
 """Used codes, clipped share and SNR against tensors whose figures are known by hand."""
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 
 from isvit_lightning.callbacks import CalibrateQuantizers, WatchQuantizers
-from isvit_lightning.callbacks.watch import measure, measure_unit
+from isvit_lightning.callbacks.watch import GRID_COLUMNS, measure, measure_unit
 from isvit_lightning.networks import SINGLE, Data, OpenedNetwork, quantizers, switch
 from isvit_lightning.quantizers import PerChannel, Quantizer
 from isvit_lightning.recipe import Bits, Choice
 from isvit_lightning.stages import Schedule
+from isvit_lightning.storage.tables import Table
 from tests.helpers import DEFAULT_RECIPE, image_batch, quantized_network, quantizer_of, tiny_vit
 from tests.stages.fitting import STAGE3, make_stage, trainer_of
 
@@ -101,14 +102,16 @@ def test_fractional_zero_points_are_left_out() -> None:
 
 def test_figures_of_each_unit_are_logged(tmp_path: Path) -> None:
     stage = make_stage(STAGE3, tiny_vit(), image_batch(16, 6), Schedule(1, 4))
-    logger = CSVLogger(tmp_path, "logs", "stage3")
-    trainer_of(stage, CalibrateQuantizers(), WatchQuantizers(images=3), logger=logger).fit(stage)
-    columns = (tmp_path / "logs" / "stage3" / "metrics.csv").read_text().splitlines()[0].split(",")
-    for name in quantizers(DEFAULT_RECIPE.open(tiny_vit(), Bits()).model):
-        unit = next(unit.name for unit in stage.quantized.units if name.startswith(f"{unit.name}."))
-        rest = name.removeprefix(f"{unit}.")
-        for key in ("low", "high", "used_codes", "n_codes", "clipped", "snr_db"):
-            assert f"{unit}.{rest}/{key}" in columns
+    table = Table(tmp_path / "quantizers.csv", GRID_COLUMNS)
+    trainer_of(stage, CalibrateQuantizers(), WatchQuantizers(table, images=3)).fit(stage)
+    with table.path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["step"] for row in rows} == {"stage3"}
+    names = [f"{row['unit']}.{row['quantizer']}" for row in rows]
+    assert sorted(names) == sorted(quantizers(DEFAULT_RECIPE.open(tiny_vit(), Bits()).model))
+    assert all(float(row["low"]) < float(row["high"]) for row in rows)
+    assert all(1 < int(row["used_codes"]) <= int(row["n_codes"]) for row in rows)
+    assert all(0 <= float(row["clipped"]) < 1 and float(row["snr_db"]) > 0 for row in rows)
 
 
 def test_quantized_norms_are_measured_too() -> None:
@@ -120,7 +123,7 @@ def test_quantized_norms_are_measured_too() -> None:
     assert uses["norm1.input_quantizer"].snr_db > 20
 
 
-def test_nothing_is_measured_without_a_logger() -> None:
+def test_nothing_is_measured_without_a_table() -> None:
     stage = make_stage(STAGE3, tiny_vit(), image_batch(16, 4), Schedule(1, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("isvit_lightning.callbacks.watch.measure", lambda *_: pytest.fail("measured"))

@@ -1,20 +1,25 @@
 """Each stage gets a trainer of its own, and what is kept of it lies in the run directory."""
 
+import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 
-from isvit_lightning.networks import quantizers
+from isvit_lightning.errors import IsvitError
+from isvit_lightning.networks import calibrate_weights, quantizers, switch
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.stages import Fold, FoldStage, Inputs, Schedule, Tune, TuningStage, UnitStage
+from isvit_lightning.stages.finetune import Finetune, FinetuneStage
 from isvit_lightning.stages.resume import restore
 from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.termination import KeepSigterm
 from tests.helpers import image_batch, quiet_trainer, tiny_vit
-from tests.stages.fitting import STAGE1, STAGE3, StopAt, StopError, make_stage, work_on
+from tests.stages.fitting import STAGE1, STAGE3, EachStep, StopAt, StopError, make_stage, work_on
 
 ON_FLOAT = Tune("stage1", weights=False, inputs=Inputs("float"))
 
@@ -38,6 +43,13 @@ def stage_of(choice: Tune = STAGE1, ranges: bool = True) -> TuningStage:
 
 def fold_stage() -> FoldStage:
     return FoldStage(Fold("stage2"), work_on(tiny_vit(depth=1), image_batch(16, 4)))
+
+
+def losses_in(directory: Path) -> list[tuple[str, str, int, float]]:
+    """Rows of the table of losses of a run directory."""
+    with (directory / "logs" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(row["step"], row["unit"], int(row["iteration"]), float(row["loss"])) for row in rows]
 
 
 def same_state(first: UnitStage, second: UnitStage) -> bool:
@@ -91,11 +103,22 @@ def test_logs_and_finished_units_are_kept(tmp_path: Path) -> None:
     stages: list[UnitStage] = [stage_of(), fold_stage()]
     for stage in stages:
         fitter(stage)
-    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["stage1", "stage2"]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
+        "metrics.csv",
+        "quantizers.csv",
+        "stage1",
+        "stage2",
+    ]
     for name in ("stage1", "stage2"):
-        lines = (tmp_path / "logs" / name / "metrics.csv").read_text().splitlines()
-        assert f"{name}/loss_last" in lines[0]
         assert list((tmp_path / "logs" / name).glob("events.*"))
+    rows = losses_in(tmp_path)
+    places = [("stage1", unit, number) for unit in ("blocks.0", "head") for number in (1, 2)]
+    assert [row[:3] for row in rows] == [*places, ("stage2", "blocks.0", 1)]
+    assert rows[3][3] == float(stages[0].last_loss)
+    assert rows[4][3] == float(stages[1].last_loss)
+    grids = (tmp_path / "logs" / "quantizers.csv").read_text().splitlines()
+    assert grids[0] == "step,unit,quantizer,low,high,used_codes,n_codes,clipped,snr_db"
+    assert {line.split(",")[0] for line in grids[1:]} == {"stage1", "stage2"}
     written = sorted(path.stem for path in parts.directory.iterdir())
     assert written == ["stage1-001", "stage1-002", "stage1-start"]
     assert parts.seconds().keys() == {"stage1"}
@@ -118,9 +141,81 @@ def test_an_interrupted_stage_goes_on_in_a_folder_of_its_own(tmp_path: Path) -> 
     assert stage.plan == [1, 2]
     UnitFitter(Makes(), {}, tmp_path, parts=parts)(stage)
     assert same_state(stage, undisturbed)
-    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["stage3", "stage3_from_unit_2"]
+    folders = [path.name for path in (tmp_path / "logs").iterdir() if path.is_dir()]
+    assert sorted(folders) == ["stage3", "stage3_from_unit_2"]
     assert (tmp_path / "logs" / "stage3" / "hparams.yaml").exists() == before
-    assert "stage3/loss_last" in (tmp_path / "logs" / "stage3_from_unit_2" / "metrics.csv").read_text()
+    units = [unit for _, unit, number, _ in losses_in(tmp_path) if number == 1]
+    assert units == ["patch_embed.proj", "blocks.0", "head"]
+
+
+def test_losses_between_the_first_and_the_last_are_every_few_iterations(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    stage = make_stage(STAGE1, tiny_vit(depth=1), image_batch(16, 4), Schedule(5, 2))
+    found: list[float] = []
+    every = EachStep(lambda stage, _: found.append(float(stage.last_loss)), after=True)
+    fitter = UnitFitter(partial(Makes(), log_every_n_steps=2), {}, tmp_path, [every])
+    fitter(stage)
+    assert [row[2:] for row in losses_in(tmp_path)] == [
+        (number, found[5 * unit + number - 1]) for unit in (0, 1) for number in (1, 2, 4, 5)
+    ]
+
+
+class Remembers(DummyLogger):
+    """A logger of the user's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:  # type: ignore[override]
+        self.seen.append((step, dict(metrics)))
+
+
+def test_the_losses_go_to_the_loggers_of_the_user_instead_of_tensorboard(tmp_path: Path) -> None:
+    logger, stage = Remembers(), stage_of()
+    UnitFitter(Makes(), {}, tmp_path, loggers=[logger])(stage)
+    rows = losses_in(tmp_path)
+    assert logger.seen == [(step, {"stage1/loss": row[3]}) for step, row in enumerate(rows, 1)]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["metrics.csv", "quantizers.csv"]
+
+
+class StopsAt(Callback):
+    """Asks the trainer to stop in a unit, at an iteration counted from 0."""
+
+    def __init__(self, unit: str, iteration: int) -> None:
+        self.unit, self.iteration = unit, iteration
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if (pl_module.unit_name, _[-1]) == (self.unit, self.iteration):
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize(("iteration", "kept"), [(0, []), (1, ["stage1-001"])])
+def test_a_stage_that_a_callback_stops_is_not_finished(iteration: int, kept: list[str], tmp_path: Path) -> None:
+    """Neither is the unit that it stopped in the middle, which must not be kept as a finished one."""
+    parts = Parts(tmp_path / "checkpoints", "run")
+    fitter = UnitFitter(Makes(), {}, tmp_path, [StopsAt("blocks.0", iteration)], parts)
+    with pytest.raises(
+        IsvitError, match=rf"^The step stage1 was stopped after {iteration + 1} of its 4 iterations, expec"
+    ):
+        fitter(stage_of(ranges=False))
+    assert sorted(path.stem for path in parts.directory.iterdir()) == [*kept, "stage1-start"]
+
+
+def test_a_stage_that_an_option_cuts_is_not_finished() -> None:
+    with pytest.raises(IsvitError, match=r"stopped after 1 of its 4 iterations, expected all of them: "):
+        UnitFitter(partial(Makes(), limit_train_batches=1), {})(stage_of())
+
+
+def test_a_step_that_trains_the_whole_network_must_be_finished_too(tmp_path: Path) -> None:
+    work = work_on(tiny_vit(depth=1), image_batch(16, 8), Schedule(3, 2))
+    switch(work.quantized.model, weights=True, activations=True)
+    calibrate_weights(work.quantized.model)
+    stage = FinetuneStage(Finetune(), work)
+    UnitFitter(Makes(), {}, tmp_path)(stage)
+    assert [row[:3] for row in losses_in(tmp_path)] == [("finetune", "all", 1), ("finetune", "all", 3)]
+    with pytest.raises(IsvitError, match=r"^The step finetune was stopped after 2 of its 3 iterations"):
+        UnitFitter(Makes(), {}, None, [StopsAt("all", 1)])(FinetuneStage(Finetune(), work))
 
 
 class Counts(Callback):
