@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 import time
-from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,26 +16,35 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from isvit_lightning.callbacks import progress
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import CalibrationDataModule
+from isvit_lightning.data.selection import LARGEST_SEED
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.run.arguments import content_of, default_directory, values_of, with_recipe, with_run_config
+from isvit_lightning.run.arguments import (
+    content_of,
+    default_directory,
+    values_of,
+    with_choices_first,
+    with_recipe,
+    with_run_config,
+)
 from isvit_lightning.run.compare import compare
 from isvit_lightning.run.inspection import inspect
-from isvit_lightning.run.messages import one_sentence, own_sentences
+from isvit_lightning.run.messages import own_sentences, reason, told
 from isvit_lightning.run.results import console
 from isvit_lightning.run.runner import Runner
-from isvit_lightning.run.strategy import UnitStrategy, alone, require_precision, require_supported, started
+from isvit_lightning.run.strategy import alone, started, unit_trainer
+from isvit_lightning.run.trainer_options import callbacks_of, loggers_of, require_same_work, seconds_of
 from isvit_lightning.run.verbs import VERBS, Verbs
 from isvit_lightning.stages.compilation import require_compiler
 from isvit_lightning.system.bootstrap import begin_process
 from isvit_lightning.system.faults import sentences
-from isvit_lightning.system.processes import is_first_process, lost_connection, world_size
-from isvit_lightning.system.termination import EXIT_STATUS, TerminatedError, sentence_on_sigterm
+from isvit_lightning.system.processes import is_first_process
+from isvit_lightning.system.termination import TerminatedError, sentence_on_signals, time_limit
 
 _GRACE_SECONDS = 2.0
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
-    "logger": False,
+    "logger": True,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -55,7 +63,7 @@ class IsvitCLI(LightningCLI):
         self._verb = next((one for one in args or () if one in VERBS), None) if isinstance(args, list | tuple) else None
         super().__init__(
             self.model_section,
-            CalibrationDataModule,
+            self.data_section(),
             save_config_callback=None,
             trainer_class=Verbs,
             trainer_defaults=_TRAINER_DEFAULTS,
@@ -66,6 +74,10 @@ class IsvitCLI(LightningCLI):
             args=with_recipe(list(args or []), VERBS) if isinstance(args, list | tuple) else args,
             run=run,
         )
+
+    def data_section(self) -> type[CalibrationDataModule]:
+        """What the section data of a configuration describes: one of its subclasses."""
+        return CalibrationDataModule
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Lightning's parser, raising instead of leaving the process, so that errors read alike."""
@@ -84,33 +96,58 @@ class IsvitCLI(LightningCLI):
         return {verb: set() for verb in VERBS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The seed of the run draws the calibration images too; the program was already chosen by :func:`main`."""
+        """The program was already chosen by :func:`main`."""
         parser.add_argument(
             "--program", type=str, default=program_name(type(self)), help="kind of networks: the class of the program"
         )
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError:
+            raise IsvitError(
+                f"seed_everything is {self._section('seed_everything')}, expected a whole number from 0 to "
+                f"{LARGEST_SEED}: change seed_everything."
+            ) from None
 
     def _parse_ckpt_path(self) -> None:
         """Runs are directories here; their configuration is read by :func:`main`."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry out a verb; the trainer's own methods of the same name are not consulted."""
-        with sentences(self._directory()), started(self.trainer):
+        seconds = seconds_of(self._section("trainer"))
+        with sentences(self._directory()), time_limit(seconds, "trainer.max_time"), started(self.trainer):
             getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
 
     def before_instantiate_classes(self) -> None:
-        """Stages run in Lightning's own trainer."""
+        """Stages run in Lightning's own trainer; its options must leave the work as it is."""
         self.trainer_class = Trainer
+        require_same_work(self._section("trainer"))
+
+    def instantiate_classes(self) -> None:
+        """Build what is configured; the calibration images are drawn by the seed of the run if they have none."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, ImportError) as error:
+            if own_sentences(error):
+                raise
+            raise IsvitError(
+                f"What is configured cannot be built ({reason(error)}), expected classes that take their options and "
+                "whose packages are installed: change the option, or install what is missing."
+            ) from error
+        callbacks_of(self._section("trainer", built=True))
+        if self.datamodule.seed is None:
+            self.datamodule.seed = self._seed()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's trainer; with several devices, one that shares units and images among them."""
-        trainer = super().instantiate_trainer(**kwargs)
-        if self.trainer_class is Trainer:
-            require_precision(trainer)
-        if trainer.world_size == 1 or self.trainer_class is not Trainer:
-            return trainer
-        require_supported(trainer)
-        return super().instantiate_trainer(**{**kwargs, "strategy": UnitStrategy()})
+        """Lightning's trainer; with several devices, one that shares units and images among them.
+
+        Raises:
+            IsvitError: its options do not fit together, fit this machine or leave the work as it is.
+        """
+        # The limit is one of the whole run, and each process loads only its own images.
+        own = {"max_time": None, "use_distributed_sampler": False}
+        return unit_trainer(super().instantiate_trainer, **own, **kwargs)
 
     def fit(
         self, evaluate: bool, baselines: list[str], resume: bool = False, overwrite: bool = False, **kwargs: Any
@@ -147,22 +184,29 @@ class IsvitCLI(LightningCLI):
 
     def _directory(self) -> Path:
         """The run directory."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        named = default_directory(config.get("config") or [])
+        named = default_directory(self._get(self.config, "config") or [])
         if self.subcommand == "compare":
             named = named.with_name(f"compare-{named.name}")
-        return Path(config["trainer"]["default_root_dir"] or named).expanduser()
+        return Path(self._section("trainer")["default_root_dir"] or named).expanduser()
+
+    def _section(self, name: str, built: bool = False) -> Any:
+        """A section of the configuration, as plain values or with the objects that were built of them."""
+        return self._get(self.config_init if built else self.config, name)
+
+    def _seed(self) -> int:
+        return int(self._section("seed_everything"))
 
     def _runner(self) -> Runner:
-        config = self.config[self.subcommand] if self.subcommand else self.config
+        trainer = self._section("trainer", built=True)
         return Runner(
             self.model,
             self.datamodule,
-            seed=int(config["seed_everything"]),
+            seed=self._seed(),
             directory=self._directory(),
             config=self._dump(),
             make_trainer=self.instantiate_trainer,
-            configured_callbacks=list(config_callbacks(self.config_init, self.subcommand)),
+            configured_callbacks=callbacks_of(trainer),
+            loggers=loggers_of(trainer),
             alone=alone(self.trainer) if self.trainer.world_size > 1 else {},
             machine={
                 "accelerator": self.trainer.strategy.root_device.type,
@@ -176,12 +220,6 @@ class IsvitCLI(LightningCLI):
         self._dump_config()
         kept = ("program", "seed_everything", "trainer", "model", "data")
         return yaml.safe_dump({key: self.config_dump[key] for key in kept}, sort_keys=False)
-
-
-def config_callbacks(config: Any, verb: str | None) -> Sequence[Any]:
-    """Callbacks that the configuration names."""
-    section = config[verb] if verb else config
-    return section["trainer"]["callbacks"] or []
 
 
 def program_name(program: type[IsvitCLI]) -> str:
@@ -225,7 +263,8 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
         program: the command line to run where the configuration names none; a subclass adds to what is done.
 
     Returns:
-        Exit status: 0; 2 after a mistake in the input, 3 when another process of the run ended, 143 after SIGTERM.
+        Exit status: 0; 1 after a fault of the program itself, 2 after a mistake in the input, 3 when another process of
+        the run ended, 130 after Ctrl-C, 143 after SIGTERM or the time limit.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     first = is_first_process()
@@ -235,36 +274,22 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
     with contextlib.ExitStack() as stack:
         if not first:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
-        stack.enter_context(sentence_on_sigterm())
+        stack.enter_context(sentence_on_signals())
         return _status(program, given, first)
 
 
 def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
-    """Run the program and tell mistakes in one sentence."""
+    """Run the program and tell in one sentence why it ended before its end."""
     try:
-        given = with_run_config(given)
+        given = with_choices_first(with_run_config(given))
         chosen_program(given, program)(given)
     except TerminatedError as error:
-        _tell(error.sentence(given[0] if given else ""), first)
-        return EXIT_STATUS
-    except IsvitError as error:
-        _tell(str(error), first)
-        return 2
-    except (ArgumentError, ValueError) as error:
-        # The parser wraps what a constructor raises; any other ValueError is no mistake of the user.
-        if isinstance(error, ValueError) and not own_sentences(error):
-            raise
-        _tell(one_sentence(error), first)
-        return 2
-    except RuntimeError as error:
-        if not lost_connection(error):
-            raise
-        _tell(
-            f"Another process of this run ended, expected all {world_size()} to go on: every finished unit is kept; go "
-            "on with the same command and --resume true.",
-            first,
-        )
-        return 3
+        _tell(error.sentence(given), first)
+        return error.status
+    except Exception as error:  # noqa: BLE001 - every one is told in a sentence
+        sentence, status = told(error)
+        _tell(sentence, first)
+        return status
     return 0
 
 

@@ -8,6 +8,9 @@ class IsvitError(Exception):
     traceback and exits with 2.
     """
 
+    status = 2
+    """Exit status of the program."""
+
 
 def first_line(error: Exception) -> str:
     """First line of what a library reports, for use inside a sentence."""

@@ -66,13 +66,14 @@ def test_fit_writes_the_run_directory(quickstart_run: Path) -> None:
 
 
 def test_fit_logs_to_csv_and_tensorboard(quickstart_run: Path) -> None:
-    assert sorted(path.name for path in (quickstart_run / "logs").iterdir()) == ["stage1", "stage2", "stage3"]
-    for name in ("stage1", "stage2", "stage3"):
-        assert list((quickstart_run / "logs" / name).glob("events.out.tfevents.*"))
-        with (quickstart_run / "logs" / name / "metrics.csv").open(newline="") as file:
+    logs, stages = quickstart_run / "logs", ["stage1", "stage2", "stage3"]
+    assert sorted(path.name for path in logs.iterdir()) == ["metrics.csv", "quantizers.csv", *stages]
+    assert all(list((logs / name).glob("events.out.tfevents.*")) for name in stages)
+    for name, column in (("metrics", "loss"), ("quantizers", "snr_db")):
+        with (logs / f"{name}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert any(row.get(f"{name}/loss_last") for row in rows)
-        assert any(key.endswith("/snr_db") for row in rows for key in row)
+        assert sorted({row["step"] for row in rows}) == stages
+        assert all(row[column] for row in rows)
 
 
 def test_results_hold_exactly_what_is_promised(quickstart_run: Path) -> None:

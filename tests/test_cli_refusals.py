@@ -84,8 +84,8 @@ def test_a_disk_that_fills_up_while_logs_are_written(quickstart_run: Path, tmp_p
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     full = tmp_path / "full"
-    (full / "logs" / "stage3").mkdir(parents=True)
-    (full / "logs" / "stage3" / "metrics.csv").symlink_to("/dev/full")
+    (full / "logs").mkdir(parents=True)
+    (full / "logs" / "metrics.csv").symlink_to("/dev/full")
     arguments = ["fit", "--config", QUICKSTART, *SMALL, "--evaluate", "false", "--trainer.default_root_dir", str(full)]
     line = refused(arguments, capsys)
     assert "full" in line

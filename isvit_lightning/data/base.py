@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isvit_lightning.data.loading import ImageList, ImageLoader, image_loader
 from isvit_lightning.data.selection import (
+    LARGEST_SEED,
     CalibrationList,
     EvaluationList,
     Selection,
@@ -37,7 +38,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
         evaluation_images: number of images to evaluate on, evenly spaced over the classes; none takes all.
         batch_size: images in a batch of the evaluation.
         workers: processes that load images; 0 loads them in the program itself.
-        seed: seed of the random selection.
+        seed: seed of the random selection; none takes that of the run.
         selection: random draws calibration images by seed, first takes the first ones in name order.
         on_unreadable: what a damaged calibration image does: error stops, skip takes the next image in its place.
     """
@@ -54,7 +55,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
         evaluation_images: int | None = None,
         batch_size: int = 32,
         workers: int = 2,
-        seed: int = 0,
+        seed: int | None = None,
         selection: Selection = "random",
         on_unreadable: Literal["error", "skip"] = "error",
     ) -> None:
@@ -63,6 +64,10 @@ class CalibrationDataModule(LightningDataModule, ABC):
         _require_at_least(1, "evaluation_images", 1 if evaluation_images is None else evaluation_images)
         _require_at_least(1, "batch_size", batch_size)
         _require_at_least(0, "workers", workers)
+        if seed is not None and not 0 <= seed <= LARGEST_SEED:
+            raise IsvitError(
+                f"data.seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}: change data.seed."
+            )
         self.calibration_images = calibration_images
         self.evaluation_images = evaluation_images
         self.batch_size = batch_size
@@ -196,7 +201,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
             raise IsvitError(
                 f"There are no images to calibrate on, expected a source of them: set {self.calibration_option}."
             )
-        order = calibration_order(len(source), self.selection, self.seed)
+        order = calibration_order(len(source), self.selection, self.seed or 0)
         usable, skipped = "images", list[int]()
         if self.on_unreadable == "skip":
             order, skipped = readable(source, order, self.calibration_images)

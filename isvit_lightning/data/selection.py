@@ -15,6 +15,9 @@ from isvit_lightning.data.sources import ImageSource, LabeledImages, UnreadableI
 _LOG = logging.getLogger(__name__)
 Selection = Literal["random", "first"]
 
+LARGEST_SEED = 2**32 - 1
+"""Seeds are whole numbers from 0 to this one."""
+
 
 @dataclass(frozen=True)
 class CalibrationList:

@@ -11,6 +11,9 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.recipe import DEFAULT, names_recipe, recipe_file
 from isvit_lightning.run.config import run_directory
 
+_CHOSEN = ("data", "trainer.logger")
+"""Sections whose options depend on the class that they name."""
+
 
 def with_run_config(arguments: list[str]) -> list[str]:
     """Put the configuration of the run that ``--ckpt_path`` names before all others.
@@ -53,6 +56,42 @@ def with_recipe(arguments: list[str], verbs: Sequence[str]) -> list[str]:
         return arguments
     start = 1 if arguments and arguments[0] in verbs else 0
     return [*arguments[:start], "--config", str(recipe_file(DEFAULT)), *arguments[start:]]
+
+
+def with_choices_first(arguments: list[str]) -> list[str]:
+    """Put options of a class, such as ``--data.workers``, behind what chooses the class, ``--data`` or a configuration.
+
+    Only options that stand before any choice move: the parser would not know them yet.
+    """
+    for key in _CHOSEN:
+        arguments = _choice_first(arguments, key)
+    return arguments
+
+
+def _choice_first(arguments: list[str], key: str) -> list[str]:
+    parts: list[list[str]] = []
+    for argument in arguments:
+        alone = argument.startswith("-") or not parts or len(parts[-1]) > 1 or not parts[-1][0].startswith("-")
+        if alone or "=" in parts[-1][0]:
+            parts.append([argument])
+        else:
+            parts[-1].append(argument)
+    choices = [place for place, part in enumerate(parts) if _chooses(part, key)]
+    early = [part for part in parts[: choices[0]] if part[0].startswith(f"--{key}.")] if choices else []
+    kept = [part for part in parts if part not in early]
+    after = next((place + 1 for place, part in enumerate(kept) if _chooses(part, key)), 0)
+    return [argument for part in [*kept[:after], *early, *kept[after:]] for argument in part]
+
+
+def _chooses(part: Sequence[str], key: str) -> bool:
+    """Whether an option names the class of ``key``, itself or in a configuration file."""
+    name, value = [*(piece for argument in part for piece in _split(argument)), ""][:2]
+    if name != "--config":
+        return name.partition("=")[0] == f"--{key}"
+    content: Any = content_of(Path(value))
+    for step in key.split("."):
+        content = content.get(step) if isinstance(content, dict) else None
+    return content is not None
 
 
 def values_of(option: str, arguments: Sequence[str]) -> list[str]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isvit_lightning.data.selection import LARGEST_SEED
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.recipe import Bits, Recipe, read_recipe, recipe_names
 from isvit_lightning.storage.files import write_json
 from isvit_lightning.storage.parts import differences
 from isvit_lightning.system.processes import broadcast_object, rank
-
-_SEEDS = 2**32
-"""As many as there are for a whole run."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,8 @@ def _width(text: str) -> Bits:
 
 
 def _seed(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,10}", text) is None or int(text) >= _SEEDS:
-        raise IsvitError(f"--seeds holds {text!r}, expected whole numbers below {_SEEDS} such as 0,1,2: correct it.")
+    if re.fullmatch(r"[0-9]{1,10}", text) is None or int(text) > LARGEST_SEED:
+        raise IsvitError(
+            f"--seeds holds {text!r}, expected whole numbers below {LARGEST_SEED + 1} such as 0,1,2: correct it."
+        )
     return int(text)

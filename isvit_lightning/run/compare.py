@@ -26,7 +26,6 @@ from isvit_lightning.run.runner import Runner
 from isvit_lightning.storage.parts import Parts, run_hash
 from isvit_lightning.system.memory import forget_peak, peak_memory
 from isvit_lightning.system.processes import broadcast_object, lost_connection
-from isvit_lightning.system.termination import TerminatedError
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,8 +122,6 @@ def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, ste
             "peak_memory_bytes": peak,
             **_audit(model, cell.bits),
         }
-    except TerminatedError:
-        raise
     except Exception as error:  # a recipe that fails is a row; the others go on
         if isinstance(error, RuntimeError) and lost_connection(error):
             raise

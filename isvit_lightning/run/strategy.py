@@ -1,14 +1,15 @@
 """Several processes for one run: Lightning starts them, and every one runs the whole program."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from isvit_lightning.errors import IsvitError
+from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.stages.resume import synchronize
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -52,6 +53,30 @@ def started(trainer: Trainer) -> Iterator[None]:
         raise
 
 
+def unit_trainer(make: Callable[..., Trainer], **options: Any) -> Trainer:
+    """A trainer of the user's options; with several devices, one that shares units and images among them.
+
+    Args:
+        make: builds Lightning's.
+        **options: what goes before the user's.
+
+    Raises:
+        IsvitError: the options do not fit together, or do not fit this machine or the work.
+    """
+    try:
+        trainer = make(**options)
+    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
+        raise IsvitError(
+            f"Lightning's trainer cannot be built ({first_line(error)}), expected options that fit together and this "
+            "machine: change trainer."
+        ) from error
+    require_precision(trainer)
+    require_supported(trainer)
+    if not isinstance(trainer.strategy, DDPStrategy):
+        return trainer
+    return make(**{**options, "strategy": UnitStrategy() if trainer.world_size > 1 else "auto"})
+
+
 def alone(trainer: Trainer) -> dict[str, Any]:
     """Arguments of a trainer that computes in this process only, on the device that ``trainer`` gives it."""
     device = trainer.strategy.root_device
@@ -77,7 +102,7 @@ def require_supported(trainer: Trainer) -> None:
     Raises:
         IsvitError: the strategy is neither ``auto`` nor ``ddp``.
     """
-    if not isinstance(trainer.strategy, DDPStrategy):
+    if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
         raise IsvitError(
             f"trainer.strategy is {type(trainer.strategy).__name__}, expected auto or ddp, which share units and "
             "images among the processes: change it there."

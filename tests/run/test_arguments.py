@@ -7,7 +7,14 @@ import pytest
 from isvit_lightning.cli import IsvitCLI
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.recipe import read_recipe, recipe_file
-from isvit_lightning.run.arguments import content_of, default_directory, values_of, with_recipe, with_run_config
+from isvit_lightning.run.arguments import (
+    content_of,
+    default_directory,
+    values_of,
+    with_choices_first,
+    with_recipe,
+    with_run_config,
+)
 from tests.command_line import QUICKSTART
 
 VERBS = ("fit", "test")
@@ -114,3 +121,27 @@ def test_the_directory_is_named_by_the_files_but_the_default_recipe() -> None:
     assert default_directory([recipe, "configs/quickstart.yaml"]) == Path("runs/quickstart")
     assert default_directory(["a/vit.yaml", "b/w4a4.yaml", REPQ]) == Path("runs/vit-w4a4-repq")
     assert default_directory([str(recipe)]) == default_directory([]) == Path("runs/default")
+
+
+@pytest.mark.parametrize(
+    ("given", "ordered"),
+    [
+        ("fit --data.workers 0 --data A --seed 1", "fit --data A --data.workers 0 --seed 1"),
+        ("fit --data.workers=0 --x 1 --data=A --seed 1", "fit --x 1 --data=A --data.workers=0 --seed 1"),
+        ("fit --data.workers 0 --data.x 1 --data A --data B", "fit --data A --data.workers 0 --data.x 1 --data B"),
+        ("fit --data A --data.workers 0 --data B", "fit --data A --data.workers 0 --data B"),
+        ("fit --data.workers 0 --other 1", "fit --data.workers 0 --other 1"),
+        ("fit --data.flag --data A", "fit --data A --data.flag"),
+        ("--trainer.logger.name x --trainer.logger L", "--trainer.logger L --trainer.logger.name x"),
+        ("", ""),
+    ],
+)
+def test_what_chooses_a_class_comes_before_its_options(given: str, ordered: str) -> None:
+    assert with_choices_first(given.split()) == ordered.split()
+
+
+def test_a_configuration_chooses_too() -> None:
+    for form in (["--config", QUICKSTART], [f"--config={QUICKSTART}"], ["-c", QUICKSTART]):
+        assert with_choices_first(["fit", "--data.workers", "0", *form]) == ["fit", *form, "--data.workers", "0"]
+    other = ["fit", "--data.workers", "0", "--config", REPQ]
+    assert with_choices_first(other) == other

@@ -88,7 +88,7 @@ def test_what_is_finished_is_not_done_again(
     assert lines[-1].startswith("stage3 unit 6/6 head")
     assert 1 <= len(lines) <= 4
     assert lines[0].startswith(f"stage3 unit {7 - len(lines)}/6")
-    assert (directory / f"logs/stage3_from_unit_{7 - len(lines)}/metrics.csv").exists()
+    assert (directory / f"logs/stage3_from_unit_{7 - len(lines)}").is_dir()
     assert (directory / "logs/stage3").exists()
     assert (directory / "quantized.safetensors").read_bytes() == (finished / "quantized.safetensors").read_bytes()
     results, expected = (json.loads((run / "results.json").read_text()) for run in (directory, finished))

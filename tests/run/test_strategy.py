@@ -3,18 +3,27 @@
 import contextlib
 import io
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 
 from benchmarks.kills import QUICKSTART
 from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.run.strategy import UnitStrategy, alone, require_precision, require_supported, started
+from isvit_lightning.run.strategy import (
+    UnitStrategy,
+    alone,
+    require_precision,
+    require_supported,
+    started,
+    unit_trainer,
+)
 from tests.several import in_processes
 
 
@@ -62,6 +71,36 @@ def test_a_strategy_that_splits_the_network_is_refused() -> None:
     with pytest.raises(IsvitError, match="FSDPStrategy, expected auto or ddp"):
         require_supported(strange)
     require_supported(Trainer(strategy="ddp", devices=2, accelerator="cpu", logger=False))
+
+
+def test_ddp_on_one_device_is_one_process_without_it() -> None:
+    make = partial(Trainer, accelerator="cpu", logger=False, strategy="ddp")
+    one, two = unit_trainer(make, devices=1), unit_trainer(make, devices=2)
+    assert isinstance(one.strategy, SingleDeviceStrategy)
+    assert isinstance(two.strategy, UnitStrategy)
+    assert (one.world_size, two.world_size) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accelerator": "tpu"},
+        {"accelerator": "gpuu"},
+        {"accelerator": "cpu", "devices": 0},
+        {"accelerator": "cpu", "devices": [0, 1]},
+        {"accelerator": "cpu", "strategy": "fsdp"},
+        {"accelerator": "cpu", "strategy": "foo"},
+        {"accelerator": "cpu", "profiler": "foo"},
+        {"accelerator": "cpu", "callbacks": [ModelCheckpoint()], "enable_checkpointing": False},
+    ],
+    ids=str,
+)
+def test_a_trainer_that_lightning_cannot_build_is_one_sentence(options: dict[str, Any]) -> None:
+    told = (
+        r"^Lightning's trainer cannot be built \(.+\), expected options that fit together and this machine: change trai"
+    )
+    with pytest.raises(IsvitError, match=told):
+        unit_trainer(Trainer, logger=False, **options)
 
 
 def test_a_trainer_of_one_process_on_the_same_device() -> None:

@@ -1,4 +1,4 @@
-"""A full disk and a full memory become sentences; everything else passes through."""
+"""What a machine runs out of becomes a sentence, and what nobody expected one that names a file."""
 
 import errno
 import os
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.system.faults import is_out_of_memory, sentences
+from isvit_lightning.system.faults import DefectError, is_out_of_memory, sentences
+from isvit_lightning.system.termination import TerminatedError
 
 MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
@@ -55,10 +57,44 @@ def test_a_unit_that_cannot_be_compiled_names_the_option(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(errno.EACCES, "denied"), RuntimeError("shapes differ"), KeyError("x")]
+    ("error", "sentence"),
+    [
+        (PermissionError(errno.EACCES, "denied", "/some/file"), r"/some/file cannot be used \(denied\), expected "),
+        (ModuleNotFoundError("no wandb"), r"A package is missing \(no wandb\), expected it to be installed: "),
+        (MisconfigurationException("has no logger\nmore"), r"as it is configured \(has no logger\), expected .*: "),
+    ],
 )
-def test_other_errors_pass(error: Exception, tmp_path: Path) -> None:
-    assert not is_out_of_memory(error)
-    with pytest.raises(type(error)) as caught, sentences(tmp_path):
+def test_what_the_user_can_mend_is_told(error: Exception, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(IsvitError, match=sentence) as caught, sentences(tmp_path):
         raise error
-    assert caught.value is error
+    assert (caught.value.status, list(tmp_path.iterdir())) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "denied"), RuntimeError("shapes\ndiffer"), KeyError("x")]
+)
+def test_a_fault_of_the_program_names_a_file_with_its_traceback(error: Exception, tmp_path: Path) -> None:
+    assert not is_out_of_memory(error)
+    told = pytest.raises(DefectError, match=rf"failed \({type(error).__name__}: .*\), expected .*: ")
+    with told as caught, sentences(tmp_path / "run"):
+        raise error
+    file = tmp_path / "run" / "traceback.txt"
+    assert str(file) in str(caught.value)
+    assert caught.value.status == 1
+    assert "raise error" in file.read_text()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_traceback_that_cannot_be_written_is_in_the_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = pytest.raises(DefectError, match=r"(?s)cannot be written .*Traceback.*KeyError")
+    with told, sentences(tmp_path / "file" / "run"):
+        raise KeyError("x")
+
+
+def test_sentences_and_lost_connections_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isvit_lightning.system.faults.lost_connection", lambda error: str(error) == "gloo")
+    for error in (IsvitError("own"), RuntimeError("gloo"), TerminatedError()):
+        with pytest.raises(type(error)) as caught, sentences(tmp_path):
+            raise error
+        assert caught.value is error
