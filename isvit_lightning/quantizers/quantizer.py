@@ -174,7 +174,7 @@ def _require_usable(samples: torch.Tensor, spec: Spec) -> None:
     if not bool(torch.isfinite(samples).all()):
         raise IsvitError(
             f"Cannot calibrate {spec.role}: the activation holds NaN or infinity, expected finite values; check "
-            "model.network.checkpoint and the images, or set trainer.precision to 32-true."
+            "model.network.checkpoint and the images, and trainer.precision where it is mixed."
         )
     if spec.format.non_negative and bool((samples < 0).any()):
         raise IsvitError(

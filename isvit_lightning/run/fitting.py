@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -17,6 +18,7 @@ from isvit_lightning.callbacks import (
 )
 from isvit_lightning.callbacks.losses import LOSS_COLUMNS
 from isvit_lightning.callbacks.watch import GRID_COLUMNS
+from isvit_lightning.errors import IsvitError, first_line
 from isvit_lightning.stages import Stage, UnitStage
 from isvit_lightning.storage.parts import Parts
 from isvit_lightning.storage.tables import Table
@@ -61,7 +63,7 @@ class UnitFitter:
         """Fit ``stage``.
 
         Raises:
-            IsvitError: something stopped it before its end.
+            IsvitError: something stopped it before its end, or the trainer's options and callbacks do not fit together.
         """
         by_unit = isinstance(stage, UnitStage)
         kept = [SaveUnits(self._parts)] if self._parts is not None and by_unit else []
@@ -74,7 +76,13 @@ class UnitFitter:
             callbacks=[*callbacks, *self._configured, *kept],
             **({} if stage.shards_images else self._alone),
         )
-        trainer.fit(stage)
+        try:
+            trainer.fit(stage)
+        except MisconfigurationException as error:
+            raise IsvitError(
+                f"Lightning's trainer cannot take the step {stage.name} as it is configured ({first_line(error)}), "
+                "expected options and callbacks that fit together: change trainer."
+            ) from error
         stage.require_finished()
 
     def _loggers(self, stage: Stage) -> Any:

@@ -45,9 +45,10 @@ class MicroBatch:
 
     def _halve(self, error: Exception, where: str, device: torch.device) -> None:
         if self.size == 1:
+            elsewhere = "" if device.type == "cpu" else "set trainer.accelerator to cpu, or "
             raise IsvitError(
                 f"{where} does not fit into the memory of {device} with one image at a time ({first_line(error)}), "
-                "expected room for it: set trainer.accelerator to cpu, or end what else uses the device."
+                f"expected room for it: {elsewhere}end what else uses that memory."
             ) from error
         _LOG.warning(
             "%s: out of memory with %d images at once, going on with %d; model.micro_batch sets it from the start",

@@ -83,7 +83,7 @@ class Caches:
         """
         free = shutil.disk_usage(self._folder()).free
         if self.uses_files and need > free:
-            raise IsvitError(_too_small(self._folder(), need, free))
+            raise IsvitError(self._too_small(self._folder(), need, free))
 
     def _folder(self) -> Path:
         folder = Path(self.directory or tempfile.gettempdir()).expanduser()
@@ -104,7 +104,14 @@ class Caches:
                 _reserve(file.fileno(), size)
                 return torch.from_file(file.name, shared=True, size=prod(shape), dtype=dtype).view(shape)
         except OSError:
-            raise IsvitError(_too_small(folder, size, shutil.disk_usage(folder).free)) from None
+            raise IsvitError(self._too_small(folder, size, shutil.disk_usage(folder).free)) from None
+
+    def _too_small(self, folder: Path, need: int, free: int) -> str:
+        halve = "" if self.precision == "float16" else "set model.caches.precision to float16, "
+        return (
+            f"The caches need {need / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free, expected room for them: "
+            f"change model.caches.directory, {halve}or lower data.calibration_images."
+        )
 
 
 def computable(cached: Tensor) -> Tensor:
@@ -132,10 +139,3 @@ def _reserve(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
     else:
         os.ftruncate(descriptor, size)
-
-
-def _too_small(folder: Path, need: int, free: int) -> str:
-    return (
-        f"The caches need {need / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free, expected room for them: "
-        "change model.caches.directory, set model.caches.precision to float16, or lower data.calibration_images."
-    )

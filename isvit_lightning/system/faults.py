@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.memory import is_oom_error
 
 from isvit_lightning.errors import IsvitError, first_line
@@ -37,8 +36,8 @@ def is_compiler_error(error: BaseException) -> bool:
 def sentences(directory: Path) -> Iterator[None]:
     """Tell in one sentence what ends a run.
 
-    A full disk or memory, a file that cannot be used, a unit that cannot be compiled, a missing package, a trainer
-    whose options do not fit together, and a fault of the program itself, whose traceback goes to a file.
+    A full disk or memory, a file that cannot be used, a unit that cannot be compiled, a missing package, and
+    a fault of the program itself, whose traceback goes to a file.
 
     Files of the program itself are written atomically and report by themselves; this is for what libraries write, such
     as logs, and for memory outside of a step, whose micro-batch the stages halve by themselves.
@@ -94,11 +93,6 @@ def _told_by_cause(directory: Path) -> Iterator[None]:
             f"A package is missing ({first_line(error)}), expected it to be installed: install it, or leave out the "
             "logger, callback or strategy of the trainer that needs it."
         ) from error
-    except MisconfigurationException as error:
-        raise IsvitError(
-            f"Lightning's trainer cannot work as it is configured ({first_line(error)}), expected options and "
-            "callbacks that fit together: change trainer."
-        ) from error
     except OSError as error:
         if error.errno not in _DISK_FULL and error.filename is None:
             raise
@@ -119,8 +113,9 @@ def _told_by_cause(directory: Path) -> Iterator[None]:
             ) from error
         if not is_out_of_memory(error):
             raise
+        of_cpu = isinstance(error, MemoryError) or "CPUAllocator" in str(error)
         raise IsvitError(
             f"Memory ran out ({first_line(error)}), expected enough for data.batch_size images at once in an "
-            "evaluation and for model.recipe.range_images in the choice of ranges: lower them, or set "
-            "trainer.accelerator to cpu."
+            "evaluation and for model.recipe.range_images in the choice of ranges: lower them, or "
+            f"{'end what else uses memory' if of_cpu else 'set trainer.accelerator to cpu'}."
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from isvit_lightning.errors import IsvitError
@@ -200,6 +201,12 @@ def test_a_stage_that_a_callback_stops_is_not_finished(iteration: int, kept: lis
     ):
         fitter(stage_of(ranges=False))
     assert sorted(path.stem for path in parts.directory.iterdir()) == [*kept, "stage1-start"]
+
+
+def test_a_callback_that_needs_what_is_not_there_is_one_sentence() -> None:
+    told = r"^Lightning's trainer cannot take the step stage1 .* has no logger\), expected .*: change trainer\.$"
+    with pytest.raises(IsvitError, match=told):
+        UnitFitter(Makes(), {}, configured_callbacks=[LearningRateMonitor()])(stage_of())
 
 
 def test_a_stage_that_an_option_cuts_is_not_finished() -> None:

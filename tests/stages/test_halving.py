@@ -75,6 +75,16 @@ def test_one_image_that_does_not_fit_is_a_sentence_with_the_numbers() -> None:
         tuned(STAGE3, micro_batch=None, limit=0)
 
 
+@pytest.mark.parametrize(("device", "advised"), [("cpu", False), ("meta", True)])
+def test_the_cpu_is_advised_only_where_it_is_not_used_yet(device: str, advised: bool) -> None:
+    def never(size: int) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(IsvitError) as caught:
+        MicroBatch(1).retry(never, "unit", torch.device(device))
+    assert ("set trainer.accelerator to cpu" in str(caught.value)) is advised
+
+
 def test_other_errors_pass() -> None:
     def broken(size: int) -> None:
         raise RuntimeError(f"shapes differ at {size}")
