@@ -8,7 +8,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.system.faults import defect
 from isvit_lightning.system.processes import lost_connection, world_size
 
-_UNMEANT = ("Expected a <class", "Expected a path", "Not a valid subclass")
+_UNMEANT = ("Expected a <class", "Expected a path", "Not a valid subclass", "a class path", "a dict")
 """Beginnings of what a parser says of kinds of values that a text could have been, too."""
 
 
@@ -47,4 +47,4 @@ def reason(error: Exception) -> str:
     tried = [" ".join(each.split()) for each in re.split(r"\n\s*- ", said)]
     meant = [each for each in tried if each and not each.startswith(_UNMEANT)]
     key = head.partition(":")[0].strip() if ":" in head else ""
-    return ": ".join(part for part in (key, meant[0] if meant else " ".join(rest.split())) if part).rstrip(".")
+    return ": ".join(part for part in (key, meant[0] if meant else "; ".join(filter(None, tried))) if part).rstrip(".")
