@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from isvit_lightning.callbacks import let_go
 from isvit_lightning.errors import IsvitError, first_line
-from isvit_lightning.networks import open_float, quantizers
-from isvit_lightning.recipe import Bits, record_of
+from isvit_lightning.networks import open_float
+from isvit_lightning.recipe import record_of
+from isvit_lightning.run.audit import audit
 from isvit_lightning.run.cells import Cell, Cells, grid
 from isvit_lightning.run.claim import claimed
 from isvit_lightning.run.comparison import Comparison
 from isvit_lightning.run.cost import float_block_step
 from isvit_lightning.run.fitting import UnitFitter
-from isvit_lightning.run.inspection import float_layers
 from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
-from isvit_lightning.run.results import count_codes
 from isvit_lightning.run.resumption import deciding_versions
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.storage.parts import Parts, run_hash
@@ -120,7 +118,7 @@ def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, ste
             "seconds": round(seconds, 2),
             "float_block_steps": round(seconds / step),
             "peak_memory_bytes": peak,
-            **_audit(model, cell.bits),
+            **audit(model, cell.bits),
         }
     except Exception as error:  # a recipe that fails is a row; the others go on
         if isinstance(error, RuntimeError) and lost_connection(error):
@@ -134,30 +132,6 @@ def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, ste
         parts.clear()
     let_go()
     return row
-
-
-def _audit(model: nn.Module, bits: Bits) -> dict[str, Any]:
-    """What the bits of a row really are: codes, values in float, ranges."""
-    found = quantizers(model).values()
-    extra = [one.role.name for one in found if one.n_codes > 2**one.bits]
-    wider = [one.role.name for one in found if one.bits > (bits.weight if one.role.weight else bits.activation)]
-    return {
-        "n_codes": count_codes(model),
-        "beyond": sorted({*extra, *wider}),
-        "float": sorted({*_float_roles(model), *float_layers(model)}),
-        "ranges": "dynamic" if any(one.format.dynamic for one in found) else "static",
-    }
-
-
-def _float_roles(model: nn.Module) -> Sequence[str]:
-    """Operands of quantized layers that stay float, by path."""
-    names = ("input_quantizer", "weight_quantizer", "left_quantizer", "right_quantizer")
-    return [
-        f"{path}.{name.removesuffix('_quantizer')}"
-        for path, module in model.named_modules()
-        for name in names
-        if getattr(module, name, module) is None
-    ]
 
 
 def _summary(row: dict[str, Any], names: Sequence[str]) -> str:

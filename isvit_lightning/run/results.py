@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from isvit_lightning.networks import quantizers
 from isvit_lightning.recipe import Bits
 from isvit_lightning.storage.files import write_json
 from isvit_lightning.system.memory import peak_memory
@@ -142,18 +141,24 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
+def line_of(metrics: Mapping[str, float], columns: Sequence[tuple[str, str]]) -> str:
+    """Metrics in one line, such as ``top-1 92.45 %  KL 0.0123``.
+
+    Args:
+        metrics: by name.
+        columns: those that are shown, each with its title.
+    """
+    shown = [(title, metrics[name]) for name, title in columns if name in metrics]
+    return "  ".join(
+        f"{title.removesuffix(' %')} {value:.2f} %" if title.endswith("%") else f"{title} {value:.4f}"
+        for title, value in shown
+    )
+
+
 def console() -> Console:
     """Standard output; wide where nobody's window bounds it, so that files and pipes get whole rows."""
     out = Console()
     return out if out.is_terminal else Console(width=200)
-
-
-def count_codes(model: nn.Module) -> dict[str, int]:
-    """Most codes of a quantizer of ``model``, by role."""
-    counts: dict[str, int] = {}
-    for quantizer in quantizers(model).values():
-        counts[quantizer.role.name] = max(counts.get(quantizer.role.name, 0), quantizer.n_codes)
-    return counts
 
 
 def float_size(model: nn.Module) -> int:

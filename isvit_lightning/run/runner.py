@@ -17,13 +17,14 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.networks import open_float
 from isvit_lightning.recipe import Recipe, read_recipe
+from isvit_lightning.run.audit import count_codes
 from isvit_lightning.run.claim import claimed
 from isvit_lightning.run.config import run_directory
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
 from isvit_lightning.run.made import load_run, made_with, require_same_float, title_of
 from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
-from isvit_lightning.run.results import Results, console, count_codes, float_size
+from isvit_lightning.run.results import Results, console, float_size, line_of
 from isvit_lightning.run.resumption import begin, fingerprint
 from isvit_lightning.run.rows import StepRows
 from isvit_lightning.run.task import ModelSection
@@ -129,14 +130,7 @@ class Runner:
         if isinstance(network, QuantizedNetwork) and self.model.task.compares_with_float:
             self._measure_float(str(checkpoint), network)
         metrics = self.measure(network, is_float=checkpoint is None)
-        shown = [
-            f"{title.removesuffix(' %')} {metrics[name]:.4f}"
-            if not title.endswith("%")
-            else f"{title.removesuffix(' %')} {metrics[name]:.2f} %"
-            for name, title in self.model.task.columns
-            if name in metrics
-        ]
-        console().print(f"{'  '.join(shown)}  on {self.data.num_evaluation_images} images")
+        console().print(f"{line_of(metrics, self.model.task.columns)}  on {self.data.num_evaluation_images} images")
         return metrics
 
     def predict(self, checkpoint: str | None) -> Path:

@@ -1,12 +1,11 @@
 """Cells are measured once, go on where they were stopped, and fail alone."""
 
-import dataclasses
 import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +16,7 @@ from torch import nn
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import DigitsDataModule
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.quantizers import Sulq, Uniform
-from isvit_lightning.recipe import Bits, Choice, Recipe, read_recipe
+from isvit_lightning.recipe import Bits, read_recipe
 from isvit_lightning.run import compare as module
 from isvit_lightning.run.compare import compare
 from isvit_lightning.run.comparison import Comparison
@@ -27,7 +25,7 @@ from isvit_lightning.search import Percentiles
 from isvit_lightning.sources.source import NetworkSource
 from isvit_lightning.storage.files import read_metadata
 from isvit_lightning.system.termination import TerminatedError
-from tests.helpers import quiet_trainer, tiny_vit
+from tests.helpers import quiet_trainer
 from tests.stages.fitting import StopAt, StopError
 
 METRICS = {"top1", "top5", "agreement", "kl"}
@@ -370,56 +368,6 @@ def test_the_log_tells_each_cell_and_how_long_it_will_take(
     ]
     assert all("top1 " in message and "kl " in message for message in told[1:])
     assert told[2].endswith("; about 0 s left")
-
-
-def opened(placement: dict[str, Choice], recipe: Recipe | None = None) -> nn.Module:
-    recipe = recipe or read_recipe("isvit")
-    changed = dataclasses.replace(recipe, placement=dataclasses.replace(recipe.placement, **placement))
-    return changed.open(tiny_vit(), Bits(3, 4)).model
-
-
-@dataclass(frozen=True)
-class Dynamic(Uniform):
-    """Stands for a format whose grid is chosen at run time."""
-
-    dynamic: ClassVar[bool] = True
-
-
-def test_the_audit_of_a_strict_recipe() -> None:
-    found = module._audit(opened({}), Bits(3, 4))
-    assert (found["beyond"], found["float"], found["ranges"]) == ([], ["patch_embed.proj.input"], "static")
-    assert found["n_codes"]["weight"] == 8
-    assert found["n_codes"]["query"] == 16
-
-
-@pytest.mark.parametrize(
-    ("placement", "beyond"),
-    [
-        ({"attn_prob": Choice(Sulq(1))}, ["attn_prob"]),
-        ({"head_in": Choice(bits=5), "query": Choice(bits=8)}, ["head_in", "query"]),
-        ({"weight": Choice(granularity="channel", bits=4)}, ["weight"]),
-        ({"head_in": Choice(bits=2)}, []),
-        ({"image": Choice(bits=8)}, ["image"]),
-    ],
-)
-def test_the_audit_tells_codes_beyond_the_bits(placement: dict[str, Choice], beyond: list[str]) -> None:
-    assert module._audit(opened(placement), Bits(3, 4))["beyond"] == beyond
-
-
-def test_the_audit_tells_what_stays_float() -> None:
-    found = module._audit(opened({"query": Choice(None), "fc1_in": Choice(None)}), Bits(3, 4))["float"]
-    places = [f"blocks.{block}.{path}" for block in range(2) for path in ("attn.scores.left", "mlp.fc1.input")]
-    assert found == sorted(["patch_embed.proj.input", *places])
-
-
-def test_the_audit_tells_layers_that_nobody_quantized() -> None:
-    model = opened({})
-    model.extra = nn.Linear(2, 2)
-    assert module._audit(model, Bits(3, 4))["float"] == ["extra", "patch_embed.proj.input"]
-
-
-def test_the_audit_tells_ranges_that_are_chosen_at_run_time() -> None:
-    assert module._audit(opened({"query": Choice(Dynamic())}), Bits(3, 4))["ranges"] == "dynamic"
 
 
 def test_the_float_step_is_timed_where_cells_compute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
 """``results.json`` has exactly the keys that are promised, and the table shows the same figures."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from isvit_lightning.quantizers import Sulq
-from isvit_lightning.recipe import Bits, Choice, read_recipe
-from isvit_lightning.run.results import Results, console, count_codes, float_size, versions
-from tests.helpers import tiny_swin, tiny_vit
+from isvit_lightning.recipe import Bits
+from isvit_lightning.run.results import Results, console, float_size, line_of, versions
+from tests.helpers import tiny_swin
 
 KEYS = {
     "network",
@@ -142,21 +140,9 @@ def test_nothing_is_taken_over_where_nothing_is(content: str | None, tmp_path: P
     assert (results.metrics, results.rolled_back) == ({}, {})
 
 
-@pytest.mark.parametrize("extra", [0, 1])
-def test_codes_are_counted_by_role(extra: int) -> None:
-    recipe = read_recipe("isvit")
-    choices = {"attn_prob": Choice(Sulq(extra)), "head_in": Choice(bits=6)}
-    model = replace(recipe, placement=replace(recipe.placement, **choices)).open(tiny_vit(), Bits(3, 4)).model
-    plain = ("qkv_in", "query", "key", "value", "proj_in", "fc1_in", "gelu_out")
-    expected = {"weight": 8, **dict.fromkeys(plain, 16), "attn_prob": 16 + extra, "head_in": 64}
-    assert count_codes(model) == expected
-
-
-def test_the_most_codes_of_a_role_count() -> None:
-    model = read_recipe("isvit").open(tiny_vit(), Bits(3, 4)).model
-    model.blocks[0].attn.context.left_quantizer.n_codes = 9
-    model.blocks[1].attn.context.left_quantizer.n_codes = 11
-    assert count_codes(model)["attn_prob"] == 11
+def test_a_line_tells_the_columns_that_there_are() -> None:
+    columns = (("top1", "top-1 %"), ("top5", "top-5 %"), ("kl", "KL"))
+    assert line_of({"kl": 0.01234, "top1": 92.454, "loss": 3.0}, columns) == "top-1 92.45 %  KL 0.0123"
 
 
 def test_float_size_is_four_bytes_per_value() -> None:

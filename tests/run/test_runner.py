@@ -320,6 +320,7 @@ def test_what_takes_long_says_that_it_begins(tmp_path: Path, caplog: pytest.LogC
     assert [line for line in own if " unit " not in line] == [
         "loading vit_digits",
         "reading 8 calibration images",
+        *["comparing the opened network with the float one on 2 calibration images"] * 2,
         "float: measuring on 20 images",
         "round_to_nearest: calibrating to compare with",
         "ranges begins",
