@@ -1,5 +1,6 @@
 """What the data modules of detectors share: calibration canvases, evaluation batches and ground truth."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from detection.data.preprocessing import DetectorPreprocessing
 from detection.data.segmentations import Size
 from isvit_lightning.data.base import CalibrationDataModule
 from isvit_lightning.data.loading import ImageLoader
+from isvit_lightning.data.selection import EvaluationList
 from isvit_lightning.data.sources import ImageSource, LabeledImages
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.sources.preprocessing import Preprocessing
@@ -104,6 +106,16 @@ class DetectionDataModule(CalibrationDataModule):
                 f"{preprocessing.divisor}, expected such a height and width: change data.canvas."
             )
         super().attach(replace(preprocessing, input_size=(3, *self.canvas)))
+
+    @override
+    def evaluation_list(self) -> EvaluationList:
+        """Number of the images that are evaluated on, and a hash over their names, what is on them and the classes."""
+        listed = super().evaluation_list()
+        if self._annotated is None:
+            return listed
+        annotations = self._annotated.annotations
+        content = (listed.sha256, annotations.images, annotations.categories, annotations.objects, self.classes)
+        return replace(listed, sha256=hashlib.sha256(repr(content).encode(errors="surrogateescape")).hexdigest())
 
     @property
     def class_names(self) -> tuple[str, ...]:

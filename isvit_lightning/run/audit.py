@@ -22,6 +22,7 @@ def audit(model: nn.Module, bits: Bits) -> dict[str, Any]:
     wider = [one.role.name for one in found if one.bits > (bits.weight if one.role.weight else bits.activation)]
     return {
         "n_codes": count_codes(model),
+        "n_values": count_values(model),
         "beyond": sorted({*extra, *wider}),
         "float": sorted({*_float_roles(model), *float_layers(model)}),
         "ranges": "dynamic" if any(one.format.dynamic for one in found) else "static",
@@ -33,6 +34,20 @@ def count_codes(model: nn.Module) -> dict[str, int]:
     counts: dict[str, int] = {}
     for quantizer in quantizers(model).values():
         counts[quantizer.role.name] = max(counts.get(quantizer.role.name, 0), quantizer.n_codes)
+    return counts
+
+
+def count_values(model: nn.Module) -> dict[str, int]:
+    """Most distinct values that a grid of ``model`` has, by role; of quantizers that are switched on.
+
+    Codes may share a value: those of a grid that rounds its exponents to whole numbers do.
+    """
+    counts: dict[str, int] = {}
+    for quantizer in quantizers(model).values():
+        if quantizer.enabled and quantizer.calibrated:
+            changes = quantizer.table().sort(dim=0).values.diff(dim=0) != 0
+            values = 1 + int(changes.sum(dim=0).max())
+            counts[quantizer.role.name] = max(counts.get(quantizer.role.name, 0), values)
     return counts
 
 

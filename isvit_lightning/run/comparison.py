@@ -58,19 +58,21 @@ class Comparison:
         """Header and rows as texts; a figure of several seeds is ``mean ± standard deviation``."""
         shown = [(key, title) for key, title in self.columns if self._has(key)]
         titles = [title for _, title in (*shown, *_COSTS)]
-        lines = [["recipe", "bits", *titles, "codes beyond", "float operands", "ranges"]]
-        lines.append(["float", "w32a32", *(_figure(key, [self.float_row]) for key, _ in shown), *[""] * 6])
+        lines = [["recipe", "bits", *titles, "softmax values", "codes beyond", "float operands", "ranges"]]
+        lines.append(["float", "w32a32", *(_figure(key, [self.float_row]) for key, _ in shown), *[""] * 7])
         for title, cells in self.rows.items():
             name, bits = title.rsplit(" ", 1)
             good = [cell for cell in cells if "failed" not in cell]
             if not good:
-                lines.append([name, bits, f"failed: {cells[0]['failed']}", *[""] * (len(titles) + 2)])
+                lines.append([name, bits, f"failed: {cells[0]['failed']}", *[""] * (len(titles) + 3)])
                 continue
             figures = [_figure(key, good) for key, _ in (*shown, *_COSTS)]
             audit = good[0]
             kept = str(len(audit["float"]))
             failed = f" ({len(cells) - len(good)} of {len(cells)} seeds failed)" if len(good) < len(cells) else ""
-            lines.append([name + failed, bits, *figures, ", ".join(audit["beyond"]) or "none", kept, audit["ranges"]])
+            values = str(audit.get("n_values", {}).get("attn_prob", ""))
+            beyond = ", ".join(audit["beyond"]) or "none"
+            lines.append([name + failed, bits, *figures, values, beyond, kept, audit["ranges"]])
         return lines
 
     def markdown(self) -> str:

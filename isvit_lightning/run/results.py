@@ -41,6 +41,7 @@ class Results:
         baseline_seconds: durations of the recipes that it is compared with.
         size_bytes: sizes of the float and the packed network.
         n_codes: most codes by role of the tensor.
+        n_values: most distinct values of a grid by row of the table and role of the tensor.
         rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
         evaluation: hash of the evaluation images, to tell whether figures of an interrupted run still hold.
@@ -61,6 +62,7 @@ class Results:
     baseline_seconds: dict[str, float] = field(default_factory=dict)
     size_bytes: dict[str, int] = field(default_factory=dict)
     n_codes: dict[str, int] = field(default_factory=dict)
+    n_values: dict[str, dict[str, int]] = field(default_factory=dict)
     rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     evaluation: str = ""
@@ -83,6 +85,7 @@ class Results:
             self.baseline_seconds |= content["baseline_seconds"]
             self.size_bytes |= content["size_bytes"]
             self.n_codes |= content["n_codes"]
+            self.n_values |= content.get("n_values", {})
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ``results.json``."""
@@ -91,6 +94,7 @@ class Results:
             "recipe": self.recipe,
             "bits": {"weight": self.bits.weight, "activation": self.bits.activation},
             "n_codes": self.n_codes,
+            "n_values": self.n_values,
             "metrics": self.metrics,
             "images": self.images,
             "evaluation": self.evaluation,
@@ -108,7 +112,7 @@ class Results:
         """One row for each way that was measured."""
         table = Table(title=f"{self.network}, {self.images['evaluation']} evaluation images")
         shown = [(key, title) for key, title in self.columns if any(key in row for row in self.metrics.values())]
-        for column in ("", *(title for _, title in shown), "bits W/A", "softmax codes", "size", "seconds"):
+        for column in ("", *(title for _, title in shown), "bits W/A", "softmax values", "size", "seconds"):
             table.add_column(column, justify="left" if not column else "right")
         for name, metrics in self.metrics.items():
             table.add_row(*self._row(name, metrics, [key for key, _ in shown]))
@@ -116,9 +120,7 @@ class Results:
 
     def _row(self, name: str, metrics: Mapping[str, float], shown: Sequence[str]) -> tuple[str, ...]:
         bits = self.widths.get(name, f"{self.bits.weight}/{self.bits.activation}")
-        codes = "" if name == "float" else str(2**self.bits.activation)
-        if name == "quantized":
-            codes = str(self.n_codes.get("attn_prob", ""))
+        values = self.n_values.get(name, {}).get("attn_prob", "")
         size = self.size_bytes.get("float" if name in self.widths else "packed")
         seconds = self.seconds.get("total" if name == "quantized" else name, self.baseline_seconds.get(name))
         title = self.recipe if name == "quantized" else name
@@ -127,7 +129,7 @@ class Results:
             f"{title.replace('_', ' ')}{' (float weights)' if is_open else ''}",
             *(f"{metrics[key]:.{_DIGITS.get(key, 2)}f}" if key in metrics else "" for key in shown),
             bits,
-            codes,
+            str(values),
             "" if size is None else f"{size / 1e6:.2f} MB",
             "" if seconds is None else f"{seconds:.1f}",
         )

@@ -17,7 +17,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.networks import open_float
 from isvit_lightning.recipe import Recipe, read_recipe
-from isvit_lightning.run.audit import count_codes
+from isvit_lightning.run.audit import count_codes, count_values
 from isvit_lightning.run.claim import claimed
 from isvit_lightning.run.config import run_directory
 from isvit_lightning.run.fitting import UnitFitter
@@ -216,6 +216,7 @@ class Runner:
         """Measure ``network`` unless an earlier run did, and write it down; the float one may be needed to compare."""
         if row not in results.metrics or (is_float and self.model.task.compares_with_float):
             _LOG.info("%s: measuring on %d images", row, results.images["evaluation"])
+            results.n_values[row] = count_values(network)
             results.metrics[row] = self.measure(network, is_float)
             results.write()
 

@@ -11,6 +11,7 @@ _FILES = (
     "results.json",
     "checkpoints",
     "logs",
+    "traceback.txt",
     "predictions",
     "predictions.csv",
     "config.yaml",

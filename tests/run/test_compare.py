@@ -30,7 +30,7 @@ from tests.stages.fitting import StopAt, StopError
 
 METRICS = {"top1", "top5", "agreement", "kl"}
 COSTS = {"seconds", "float_block_steps", "peak_memory_bytes"}
-AUDIT = {"n_codes", "beyond", "float", "ranges"}
+AUDIT = {"n_codes", "n_values", "beyond", "float", "ranges"}
 
 
 @dataclass

@@ -16,7 +16,7 @@ from isvit_lightning.run.comparison import Comparison
 COLUMNS = (("top1", "top-1 %"), ("top5", "top-5 %"), ("agreement", "agreement %"), ("kl", "KL"))
 HEADER = [
     *("recipe", "bits", "top-1 %", "agreement %", "KL"),
-    *("seconds", "float block steps", "peak GB", "codes beyond", "float operands", "ranges"),
+    *("seconds", "float block steps", "peak GB", "softmax values", "codes beyond", "float operands", "ranges"),
 ]
 FLOAT = {"top1": 99.5}
 TOP1, KL = (91.0, 92.5, 88.25), (0.01, 0.5, 0.123456)
@@ -29,7 +29,7 @@ def cell(method: str = "repq", bits: Bits | None = None, seed: int = 0) -> Cell:
 def row(**changes: Any) -> dict[str, Any]:
     measured = {"top1": 90.0, "agreement": 91.0, "kl": 0.25}
     costs = {"seconds": 12.345, "float_block_steps": 678, "peak_memory_bytes": 1_234_567_890}
-    audit = {"n_codes": {"weight": 8}, "beyond": [], "float": [], "ranges": "static"}
+    audit = {"n_codes": {"weight": 8}, "n_values": {"attn_prob": 15}, "beyond": [], "float": [], "ranges": "static"}
     return {**measured, **costs, **audit, **changes}
 
 
@@ -62,15 +62,15 @@ def test_one_seed_has_no_deviation() -> None:
     lines = table((cell(), row())).lines()
     assert lines == [
         HEADER,
-        ["float", "w32a32", "99.50", "", "", *[""] * 6],
-        ["repq", "w3a4", "90.00", "91.00", "0.2500", "12.35", "678", "1.23", "none", "0", "static"],
+        ["float", "w32a32", "99.50", "", "", *[""] * 7],
+        ["repq", "w3a4", "90.00", "91.00", "0.2500", "12.35", "678", "1.23", "15", "none", "0", "static"],
     ]
 
 
 def test_figures_of_several_seeds_are_mean_and_standard_deviation() -> None:
     lines = several().lines()
     expected = [spread(list(TOP1), 2), "91.00 ± 0.00", spread(list(KL), 4), "2.00 ± 1.00", "678 ± 0", "1.23 ± 0.00"]
-    assert lines[2] == ["repq", "w3a4", *expected, "none", "0", "static"]
+    assert lines[2] == ["repq", "w3a4", *expected, "15", "none", "0", "static"]
 
 
 def test_seeds_that_failed_are_counted_and_left_out() -> None:
@@ -82,15 +82,15 @@ def test_seeds_that_failed_are_counted_and_left_out() -> None:
 def test_a_recipe_that_fails_with_every_seed_says_why() -> None:
     lines = several().lines()
     assert {len(line) for line in lines} == {len(HEADER)}
-    assert lines[3] == ["own", "w3a4", "failed: Seed 0 is | no [good], expected another.", *[""] * 8]
+    assert lines[3] == ["own", "w3a4", "failed: Seed 0 is | no [good], expected another.", *[""] * 9]
 
 
 def test_nothing_but_failures() -> None:
     comparison = table((cell(), {"failed": "why"}), float_row={})
     assert comparison.lines() == [
         ["recipe", "bits", *HEADER[5:]],
-        ["float", "w32a32", *[""] * 6],
-        ["repq", "w3a4", "failed: why", *[""] * 5],
+        ["float", "w32a32", *[""] * 7],
+        ["repq", "w3a4", "failed: why", *[""] * 6],
     ]
 
 
@@ -98,13 +98,13 @@ def test_images_without_labels_leave_accuracies_out() -> None:
     measured = {name: value for name, value in row().items() if name != "top1"}
     lines = table((cell(), measured), float_row={}).lines()
     assert lines[0] == ["recipe", "bits", "agreement %", "KL", *HEADER[5:]]
-    assert lines[1] == ["float", "w32a32", *[""] * 8]
+    assert lines[1] == ["float", "w32a32", *[""] * 9]
     assert lines[2][:4] == ["repq", "w3a4", "91.00", "0.2500"]
 
 
 def test_what_the_bits_really_are() -> None:
     audit = {"beyond": ["attn_prob", "weight"], "float": ["a.input", "b.left"], "ranges": "dynamic"}
-    assert table((cell(), row(**audit))).lines()[2][-3:] == ["attn_prob, weight", "2", "dynamic"]
+    assert table((cell(), row(**audit))).lines()[2][-4:] == ["15", "attn_prob, weight", "2", "dynamic"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -143,7 +143,7 @@ def test_markdown_csv_and_json_agree(tmp_path: Path) -> None:
     text = (folder / "comparison.md").read_text(encoding="utf-8")
     assert text == comparison.markdown()
     marked = [line.removeprefix("| ").removesuffix(" |") for line in text.splitlines()]
-    assert marked[1].split(" | ") == ["---", "---", *["---:"] * 9]
+    assert marked[1].split(" | ") == ["---", "---", *["---:"] * 10]
     del marked[1]
     assert [[part.replace("\\|", "|") for part in line.split(" | ")] for line in marked] == lines
     content = json.loads((folder / "comparison.json").read_text())

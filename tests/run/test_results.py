@@ -15,6 +15,7 @@ KEYS = {
     "recipe",
     "bits",
     "n_codes",
+    "n_values",
     "metrics",
     "images",
     "seed",
@@ -46,6 +47,11 @@ def filled(path: Path) -> Results:
     results.baseline_seconds = {"round_to_nearest": 0.7}
     results.size_bytes = {"float": 2_000_000, "packed": 250_000}
     results.n_codes = {"weight": 8, "qkv_in": 16, "attn_prob": 17}
+    results.n_values = {
+        "round_to_nearest": {"attn_prob": 16},
+        "first_step": {"value": 16},
+        "quantized": {"attn_prob": 15},
+    }
     results.rolled_back = {"stage3": ["head"]}
     return results
 
@@ -83,9 +89,9 @@ def test_a_run_that_has_just_begun_can_be_written(tmp_path: Path) -> None:
 def test_the_table_shows_what_the_file_holds(tmp_path: Path) -> None:
     results = filled(tmp_path / "results.json")
     rows = {
-        "own recipe": ("95.12", "99.50", "96.00", "0.2500", "3/4", "17", "0.25 MB", "3.0"),
+        "own recipe": ("95.12", "99.50", "96.00", "0.2500", "3/4", "15", "0.25 MB", "3.0"),
         "float": ("99.00", "100.00", "32/32", "2.00 MB"),
-        "first step (float weights)": ("98.00", "99.00", "97.00", "0.0123", "32/4", "16", "2.00 MB", "1.0"),
+        "first step (float weights)": ("98.00", "99.00", "97.00", "0.0123", "32/4", "2.00 MB", "1.0"),
         "round to nearest": ("45.00", "60.00", "44.00", "1.5000", "3/4", "16", "0.25 MB", "0.7"),
     }
     for name, parts in rows.items():
@@ -102,7 +108,7 @@ def test_columns_that_nobody_measured_are_left_out(tmp_path: Path) -> None:
         metrics.pop("top1")
         metrics.pop("top5")
     headers = [str(column.header) for column in results.table().columns]
-    assert headers == ["", "agreement %", "KL", "bits W/A", "softmax codes", "size", "seconds"]
+    assert headers == ["", "agreement %", "KL", "bits W/A", "softmax values", "size", "seconds"]
 
 
 def test_an_earlier_run_is_taken_over(tmp_path: Path) -> None:
@@ -117,6 +123,7 @@ def test_an_earlier_run_is_taken_over(tmp_path: Path) -> None:
     assert results.seconds == {name: round(value, 2) for name, value in earlier.seconds.items()}
     assert results.baseline_seconds == {"round_to_nearest": 0.7}
     assert (results.size_bytes, results.n_codes) == (earlier.size_bytes, earlier.n_codes)
+    assert results.n_values == earlier.n_values
     assert results.rolled_back == earlier.rolled_back
 
 

@@ -58,7 +58,7 @@ def interrupted(folder: Path, at: str = "stage3-001", arguments: tuple[str, ...]
 
 
 def row(printed: str, name: str) -> list[str]:
-    """Cells of a row of the printed table: title, four metrics, bits, softmax codes, size, seconds."""
+    """Cells of a row of the printed table: title, four metrics, bits, softmax values, size, seconds."""
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if "│" in line]
     (found,) = (cells for cells in rows if cells[0] == name)
     return found

@@ -1,5 +1,6 @@
 """What every data module of a detector does: canvases, batches, ground truth and classes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,16 @@ def test_a_classifier_is_refused() -> None:
 def test_sizes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(IsvitError, match=message):
         MemoryDetectionData(**{"canvas": (16, 24), **options}).attach(PREPROCESSING)
+
+
+def test_the_list_of_evaluation_images_tells_what_is_on_them() -> None:
+    told = MemoryDetectionData().evaluation_list()
+    assert told == MemoryDetectionData().evaluation_list()
+    assert told.number == 4
+    assert MemoryDetectionData(classes=["dog", "cat"]).evaluation_list() != told
+    other = MemoryDetectionData()
+    annotated = other.annotated_images()
+    assert annotated is not None
+    other._annotated = replace(annotated, annotations=replace(annotated.annotations, objects=()))
+    assert other.evaluation_list() != told
+    assert MemoryDetectionData(annotated=False).evaluation_list().number == 0
