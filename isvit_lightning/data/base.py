@@ -126,7 +126,7 @@ class CalibrationDataModule(LightningDataModule, ABC):
         return CalibrationList.of(*self._calibration)
 
     def evaluation_list(self) -> EvaluationList:
-        """Number of the images that are evaluated on, and a hash over their names and classes."""
+        """Number of the images that are evaluated on, and a hash over their names, classes and sizes of their files."""
         images = self._evaluation
         return EvaluationList() if images is None else EvaluationList.of(images, self._evaluated(images))
 

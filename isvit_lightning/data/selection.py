@@ -54,7 +54,7 @@ class EvaluationList:
 
     Args:
         number: how many.
-        sha256: hash over their names and classes in order.
+        sha256: hash over their names, classes and sizes of their files in order.
     """
 
     number: int = 0
@@ -63,7 +63,8 @@ class EvaluationList:
     @classmethod
     def of(cls, images: LabeledImages, indices: Sequence[int]) -> "EvaluationList":
         """The list of the images at ``indices`` of ``images``."""
-        lines = "\n".join(f"{images.source.name(index)}\0{images.labels[index]}" for index in indices)
+        source, labels = images.source, images.labels
+        lines = "\n".join(f"{source.name(index)}\0{labels[index]}\0{source.size(index)}" for index in indices)
         return cls(len(indices), hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest())
 
 

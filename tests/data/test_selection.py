@@ -1,8 +1,10 @@
 import logging
+from pathlib import Path
 
 import pytest
 from torch import Tensor
 
+from isvit_lightning.data.files import FolderSource
 from isvit_lightning.data.selection import (
     CalibrationList,
     EvaluationList,
@@ -11,7 +13,7 @@ from isvit_lightning.data.selection import (
     first_overlap,
     readable,
 )
-from isvit_lightning.data.sources import LabeledImages, TensorSource, Transform
+from isvit_lightning.data.sources import ImageSource, LabeledImages, TensorSource, Transform
 from tests.data.samples import MemoryDataModule, source
 
 
@@ -53,7 +55,7 @@ def test_the_list_hashes_in_order() -> None:
     assert CalibrationList.of(source([1, 2]), [0, 1]).sha256 != CalibrationList.of(source([1, 2]), [1, 0]).sha256
 
 
-def labeled(images: TensorSource, *labels: int) -> LabeledImages:
+def labeled(images: ImageSource, *labels: int) -> LabeledImages:
     return LabeledImages(images, labels or [0] * len(images), 9)
 
 
@@ -72,6 +74,14 @@ def test_names_of_evaluation_images_are_told_apart_and_need_not_be_text() -> Non
     joined, apart = (TensorSource(images._images, names, "memory") for names in (["a", "bc"], ["ab", "c"]))
     assert EvaluationList.of(labeled(joined), [0, 1]) != EvaluationList.of(labeled(apart), [0, 1])
     assert EvaluationList.of(labeled(TensorSource(images._images, ["\udcff", "c"], "memory")), [0, 1]).number == 2
+
+
+def test_files_of_another_size_are_other_evaluation_images(tmp_path: Path) -> None:
+    lists = []
+    for size in (4, 5, 4):
+        (tmp_path / "0.bmp").write_bytes(bytes(size))
+        lists.append(EvaluationList.of(labeled(FolderSource(tmp_path)), [0]))
+    assert lists[0] == lists[2] != lists[1]
 
 
 def test_the_list_of_a_data_module_is_of_what_it_evaluates_on() -> None:
