@@ -62,7 +62,8 @@ class Detection:
         """
         from detection.evaluation import DetectionEvaluator  # noqa: PLC0415 - imports pycocotools
 
-        data.require_classes(number_of_classes(network))
+        described = getattr(bare(network), "dataset_meta", {})
+        data.require_classes(number_of_classes(network), described.get("classes", ()))
         found = trainer.test(DetectionEvaluator(bare(network), data.ground_truth()), datamodule=data, verbose=False)[0]
         return {name: round(float(found[name]), 3) for name, _ in self.columns if name in found}
 

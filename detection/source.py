@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -85,6 +85,7 @@ class DetectorSource:
                 else read_weights(expand_path(self.checkpoint or ""), self.trust_checkpoint, self.checkpoint_key)
             )
             load_weights(model, weights, self.title)
+            cast("Any", model).dataset_meta = {"classes": class_names(weights.content)}  # where mmdet itself keeps them
         return LoadedNetwork(model, DetectorPreprocessing.of(model), fingerprint(self.title, model), architecture)
 
 
@@ -107,6 +108,19 @@ def load_weights(model: nn.Module, weights: StoredWeights, name: str) -> None:
                 "many: set model.network.classes or change model.network.checkpoint."
             )
     checkpoint.load_weights(model, replace(weights, tensors=state), name, lambda _: f"change {_OPTIONS}")
+
+
+def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes in a checkpoint of mmdet, in the detector's order; none where it tells none.
+
+    Args:
+        content: all that the file holds.
+    """
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    described = meta.get("dataset_meta")
+    names: Any = described.get("classes") if isinstance(described, Mapping) else meta.get("CLASSES")
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
 
 def from_original(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

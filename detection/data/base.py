@@ -15,6 +15,7 @@ from detection.data.loading import EvaluationImages, evaluation_loader
 from detection.data.preprocessing import DetectorPreprocessing
 from detection.data.segmentations import Size
 from isvit_lightning.data.base import CalibrationDataModule
+from isvit_lightning.data.listing import shortened
 from isvit_lightning.data.loading import ImageLoader
 from isvit_lightning.data.selection import EvaluationList
 from isvit_lightning.data.sources import ImageSource, LabeledImages
@@ -136,14 +137,16 @@ class DetectionDataModule(CalibrationDataModule):
         """
         return self._truth
 
-    def require_classes(self, count: int) -> None:
+    def require_classes(self, count: int, names: Sequence[str] = ()) -> None:
         """Check that a detector knows the classes of the annotations.
 
         Args:
             count: number of the detector's classes.
+            names: of the detector's classes in its order, where its checkpoint tells them.
 
         Raises:
-            IsvitError: it is another number than that of the annotations or of ``classes``.
+            IsvitError: it is another number than that of the annotations or of ``classes``, or the annotations have
+                the same classes in another order and ``classes`` does not say which.
         """
         if self.num_classes not in (None, count):
             raise IsvitError(
@@ -151,6 +154,14 @@ class DetectionDataModule(CalibrationDataModule):
                 "many: name the detector's classes in its order with data.classes, or change "
                 "data.evaluation_annotations or the checkpoint."
             )
+        if names and self.classes is None and self.num_classes is not None:
+            own = self.class_names
+            if own != tuple(names) and sorted(own) == sorted(names):
+                raise IsvitError(
+                    f"The annotations have the classes {shortened(own)} but the detector was trained on "
+                    f"{shortened(names)}, expected one order: name the detector's classes in its order with "
+                    "data.classes."
+                )
 
     def predict_images(self) -> Iterator[Image]:
         """The images in the order of :meth:`predict_names`, as they are stored, RGB."""

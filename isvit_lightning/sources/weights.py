@@ -4,7 +4,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
@@ -35,12 +35,14 @@ class StoredWeights:
         tensors: by name, without what torch's wrappers add to it.
         key: dotted name under which they lie; empty for the whole file.
         others: dotted names under which the file holds other tensors of the same names.
+        content: all that the file holds.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     key: str = ""
     others: tuple[str, ...] = ()
+    content: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_weights(path: Path, trusted: bool = False, key: str | None = None) -> StoredWeights:
@@ -74,7 +76,7 @@ def read_weights(path: Path, trusted: bool = False, key: str | None = None) -> S
         )
     rest = [name for name in tensors if not name.startswith(start)]
     others = [other for other, count in prefixes(rest, taken).items() if 2 * count > len(taken)]
-    return StoredWeights(path, taken, inner, tuple(others))
+    return StoredWeights(path, taken, inner, tuple(others), content)
 
 
 def prefixes(names: Iterable[str], wanted: Collection[str]) -> Counter[str]:

@@ -115,6 +115,16 @@ def test_a_detector_of_other_classes_is_refused_before_anything_runs(data: Digit
     assert oracle.asked == []
 
 
+def test_a_detector_of_classes_in_another_order_is_refused_before_anything_runs(
+    data: DigitsDetectionDataModule,
+) -> None:
+    oracle = Knowing(data)
+    oracle.dataset_meta = {"classes": data.class_names[::-1]}
+    with pytest.raises(IsvitError, match=r"but the detector was trained on 9, 8, 7, …, expected one order"):
+        Detection().measure(oracle, data, quiet_trainer(devices=1))
+    assert oracle.asked == []
+
+
 def test_pictures_show_what_is_found(data: DigitsDetectionDataModule, tmp_path: Path) -> None:
     folder = Detection().predict(Knowing(data), None, data, quiet_trainer(devices=1), tmp_path)
     assert folder == tmp_path / "predictions"

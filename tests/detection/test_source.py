@@ -65,6 +65,22 @@ def test_the_checkpoint_of_mmdet_loads(config: Path, tmp_path: Path) -> None:
     assert not loaded.model.training
 
 
+@pytest.mark.parametrize(
+    ("meta", "names"),
+    [
+        ({"dataset_meta": {"classes": ("dog", "cat")}}, ("dog", "cat")),
+        ({"CLASSES": ["dog", "cat"]}, ("dog", "cat")),
+        ({"dataset_meta": {}}, ()),
+        ({"dataset_meta": {"classes": "dog"}}, ()),
+        ("none", ()),
+    ],
+)
+def test_class_names_of_a_checkpoint(meta: object, names: tuple[str, ...], config: Path, tmp_path: Path) -> None:
+    torch.save({"meta": meta, "state_dict": build(mask_rcnn_config()).state_dict()}, tmp_path / "mmdet.pth")
+    loaded = DetectorSource(str(config), checkpoint=str(tmp_path / "mmdet.pth")).build()
+    assert loaded.model.dataset_meta == {"classes": names}
+
+
 def test_the_checkpoint_of_the_original_repository_loads(config: Path, tmp_path: Path) -> None:
     model = build(mask_rcnn_config())
     original = original_names(model)

@@ -87,6 +87,15 @@ def test_a_detector_of_other_classes(root: Path) -> None:
         coco_data(root).require_classes(80)
 
 
+def test_a_detector_of_the_same_classes_in_another_order(root: Path) -> None:
+    coco_data(root).require_classes(2, ("cat", "dog"))
+    coco_data(root).require_classes(2, ("Cat", "Dog"))
+    coco_data(root, classes=["cat", "dog"]).require_classes(2, ("dog", "cat"))
+    message = r"have the classes cat, dog but the detector was trained on dog, cat, expected one order: .*data\.classes"
+    with pytest.raises(IsvitError, match=message):
+        coco_data(root).require_classes(2, ("dog", "cat"))
+
+
 def test_an_image_without_an_object_is_evaluated(root: Path) -> None:
     assert 101 in coco_data(root).ground_truth().image_ids
 
