@@ -571,6 +571,6 @@ def test_images_without_classes_tell_the_distance_to_the_float_network(
     assert comparison(tmp_path / "compared")["float"] == {}
     header, float_row, *lines = table_of(tmp_path / "compared")
     assert header[:4] == ["recipe", "bits", "agreement %", "KL"]
-    assert float_row == ["float", "w32a32", *[""] * 8]
+    assert float_row == ["float", "w32a32", *[""] * 9]
     for line, row in zip(lines, (content["metrics"]["repq"], quantized), strict=True):
         assert line[2:4] == [f"{row['agreement']:.2f}", f"{row['kl']:.4f}"]

@@ -139,7 +139,7 @@ def test_methods_that_are_compared_with_do_not_tune() -> None:
 def test_the_published_method_differs_where_the_published_code_does() -> None:
     recipe = instantiate(QUICKSTART, CONFIGS / "methods" / "isvit_published.yaml").model.recipe
     placement: Any = recipe.placement
-    assert placement.attn_prob.format == Sulq(extra_codes=1)
+    assert placement.attn_prob.format == Sulq(extra_codes=1, steps_per_octave=1)
     assert placement.attn_prob.search.free == PUBLISHED_ETAS
     quantized = [choice for choice in vars(placement).values() if isinstance(choice, Choice) and choice.format]
     assert not any(choice.search.per_token for choice in quantized)

@@ -1,5 +1,6 @@
 """Widths are whole numbers from 2 to 8."""
 
+import re
 from typing import Any
 
 import pytest
@@ -19,5 +20,7 @@ def test_widths_from_2_to_8_are_kept(width: int) -> None:
 @pytest.mark.parametrize("width", [1, 9, 0, -4, 4.0, "4", True, None, float("nan")])
 @pytest.mark.parametrize("name", ["weight", "activation"])
 def test_anything_else_names_its_option(name: str, width: Any) -> None:
-    with pytest.raises(IsvitError, match=rf"^model\.bits\.{name} is {width}, expected 2 to 8: change it there\.$"):
+    with pytest.raises(
+        IsvitError, match=rf"^model\.bits\.{name} is {re.escape(repr(width))}, expected 2 to 8: change it there\.$"
+    ):
         Bits(**{name: width})

@@ -30,11 +30,11 @@ class Sulq(Format):
     Args:
         extra_codes: codes beyond ``2**bits``; 1 reproduces the published code, which chooses the shift with ``2**bits``
             codes and spends one more.
-        steps_per_octave: exponents are multiples of ``1 / steps_per_octave``; 1 as published, null for 1 up to 4 bits
-            and 256 above.
+        steps_per_octave: exponents are multiples of ``1 / steps_per_octave``, up to 256; 1 as published, null for 1
+            up to 4 bits and 256 above.
 
     Raises:
-        IsvitError: another number of extra codes, or fewer than one step per octave.
+        IsvitError: another number of extra codes, or of steps per octave.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("eta", "offset", "step")
@@ -52,9 +52,9 @@ class Sulq(Format):
             raise IsvitError(
                 f"SULQ has extra_codes {self.extra_codes}, expected 0 or 1: change it under model.recipe.placement."
             )
-        if self.steps_per_octave is not None and self.steps_per_octave < 1:
+        if self.steps_per_octave is not None and not 1 <= self.steps_per_octave <= _FINE:
             raise IsvitError(
-                f"SULQ has steps_per_octave {self.steps_per_octave}, expected 1 or more: change it under "
+                f"SULQ has steps_per_octave {self.steps_per_octave}, expected 1 to {_FINE}: change it under "
                 "model.recipe.placement."
             )
 

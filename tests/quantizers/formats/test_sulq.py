@@ -190,9 +190,9 @@ def test_wide_codes_all_have_a_value_and_are_as_close_as_uniform_ones(bits: int,
     assert whole > 5 * error
 
 
-@pytest.mark.parametrize("steps", [0, -1])
-def test_steps_below_one_are_refused(steps: int) -> None:
-    with pytest.raises(IsvitError, match=rf"steps_per_octave {steps}, expected 1 or more.*placement"):
+@pytest.mark.parametrize("steps", [0, -1, 257])
+def test_other_steps_are_refused(steps: int) -> None:
+    with pytest.raises(IsvitError, match=rf"steps_per_octave {steps}, expected 1 to 256: .*placement"):
         Sulq(steps_per_octave=steps)
 
 
