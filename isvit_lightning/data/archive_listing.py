@@ -34,6 +34,7 @@ class Archive:
     Args:
         files: each regular file, whatever its kind.
         links: where each link leads, itself relative to the archive unless it leads out.
+        listing: those of them that are images, and what is left out.
     """
 
     files: dict[str, Place] = field(default_factory=dict)

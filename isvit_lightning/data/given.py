@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isvit_lightning.errors import IsvitError, first_line
 
-_WANTED = "expected preprocessed images (n, 3, height, width) or batches of them: check the argument images."
+_WANTED = "expected preprocessed images (n, channels, height, width) or batches of them: check the argument images."
 
 
 def joined(given: object, input_size: tuple[int, int, int] | None) -> Tensor:
@@ -25,7 +25,7 @@ def joined(given: object, input_size: tuple[int, int, int] | None) -> Tensor:
     batches = [_checked(_images_of(batch), input_size) for batch in _batches(given)]
     if not sum(map(len, batches)):
         raise IsvitError(
-            "There are no images, expected (n, 3, height, width) with n of 1 or more: check the argument images."
+            "There are no images, expected (n, channels, height, width) with n of 1 or more: check the argument images."
         )
     return torch.cat(batches)
 
