@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import nn
+from typing_extensions import override
 
 from isvit_lightning.errors import IsvitError, first_line
-from isvit_lightning.export.packing import pack, unpack
-from isvit_lightning.networks import open_by_specs, quantizers, require_calibrated, specs_of, switch
-from isvit_lightning.quantizers import Quantizer, Spec
+from isvit_lightning.export.card import card_of
+from isvit_lightning.export.hub import CARD, RESULTS, WEIGHTS, first_sentence, locate, read_results, write_config
+from isvit_lightning.export.quantization_config import quantization_config
+from isvit_lightning.export.sealed import HASH, read_packed, sealed, write_packed
+from isvit_lightning.export.weights import fill, pack_state
+from isvit_lightning.networks import open_by_specs, require_calibrated, specs_of, switch
+from isvit_lightning.quantizers import Spec
 from isvit_lightning.sources.architecture import Architecture
 from isvit_lightning.sources.preprocessing import Preprocessing
-from isvit_lightning.storage.files import read_tensors, write_tensors
-
-FORMAT = "isvit-packed-2"
-_EARLIER = "isvit-packed-1"
+from isvit_lightning.storage.files import write_json
 
 _Choices = TypeVar("_Choices", Architecture, Preprocessing)
 
 
-class QuantizedNetwork(nn.Module):
+class QuantizedNetwork(nn.Module, ModelHubMixin):
     """A calibrated network with fixed grids, computed in float on those grids.
 
     Args:
@@ -30,6 +33,7 @@ class QuantizedNetwork(nn.Module):
         architecture: how to build its float form; None where that is not known.
         preprocessing: how its images are prepared.
         record: what it was made with, plain values that are stored with it and not read again.
+        results: what its run measured, the content of ``results.json``; None where nothing is known.
 
     Raises:
         IsvitError: a quantizer is not calibrated.
@@ -41,6 +45,7 @@ class QuantizedNetwork(nn.Module):
         architecture: Architecture | None,
         preprocessing: Preprocessing | None,
         record: Mapping[str, Any] | None = None,
+        results: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         switch(model, weights=True, activations=True)
@@ -49,6 +54,7 @@ class QuantizedNetwork(nn.Module):
         self.architecture = architecture
         self.preprocessing = preprocessing
         self.record = dict(record or {})
+        self.results = None if results is None else dict(results)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -61,20 +67,127 @@ class QuantizedNetwork(nn.Module):
         """Format, width, granularity and role of each quantizer by path."""
         return specs_of(self.model)
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What is stored beside the tensors, plain values."""
+        return {
+            "specs": {name: spec.as_dict() for name, spec in self.specs.items()},
+            "architecture": self.architecture and dataclasses.asdict(self.architecture),
+            "preprocessing": self.preprocessing and dataclasses.asdict(self.preprocessing),
+            "record": self.record,
+            "quantization_config": quantization_config(self.model),
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hash of tensors and description, which packed files of the network carry."""
+        return str(sealed(pack_state(self.model), self.description)[HASH])
+
     def save(self, path: str | Path) -> None:
         """Write the network: weights as packed codes, everything else in float32.
 
         Raises:
             IsvitError: the file cannot be written.
         """
-        metadata = {
-            "format": FORMAT,
-            "specs": {name: spec.as_dict() for name, spec in self.specs.items()},
-            "architecture": self.architecture and dataclasses.asdict(self.architecture),
-            "preprocessing": self.preprocessing and dataclasses.asdict(self.preprocessing),
-            "record": self.record,
-        }
-        write_tensors(Path(path), pack_state(self.model), metadata)
+        write_packed(Path(path), pack_state(self.model), self.description)
+
+    @override
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write a folder as a hub holds it: packed network, configuration, model card, and what was measured.
+
+        Args:
+            save_directory: the folder; files of these names in it are replaced.
+            **options: of ``ModelHubMixin.save_pretrained``; ``model_card_kwargs`` are those of
+                :meth:`generate_model_card`.
+
+        Raises:
+            IsvitError: it cannot be written.
+        """
+        try:
+            return super().save_pretrained(save_directory, **options)
+        except OSError as error:
+            raise IsvitError(
+                f"Cannot write {save_directory}: {error.strerror or first_line(error)}; expected a folder that can be "
+                "written: name another one."
+            ) from None
+
+    @override
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the folder of :meth:`save_pretrained`.
+
+        Args:
+            repo_id: repository, ``owner/name``; it is made where there is none.
+            **options: of ``ModelHubMixin.push_to_hub``, such as private, token and commit_message.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            IsvitError: nothing answers, or the upload is refused.
+        """
+        try:
+            return super().push_to_hub(repo_id, **options)
+        except IsvitError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client raises errors of its own and of the libraries below it
+            raise IsvitError(
+                f"{repo_id} could not be uploaded ({first_sentence(error)}), expected one that may be written: "
+                "correct the name, log in with hf auth login, or pass token."
+            ) from None
+
+    @override
+    def generate_model_card(self, **options: Any) -> ModelCard:
+        """The model card: numbers of the results, bits, recipe, limits, and how to load the network in each engine.
+
+        Args:
+            **options: license, as the hub spells it; left out of the card where it is not given.
+        """
+        name = self.record.get("network") or (self.architecture.name if self.architecture else "A vision transformer")
+        tag = (self.architecture or Architecture).pipeline_tag
+        return ModelCard(card_of(self.model, str(name), tag, self.record, self.results, **options))
+
+    @override
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory / WEIGHTS)
+        write_config(save_directory, self.model, self.description)
+        if self.results is not None:
+            write_json(save_directory / RESULTS, self.results)
+        else:
+            (save_directory / RESULTS).unlink(missing_ok=True)
+        # The mixin writes a card only where there is none; an old one would tell the numbers of another network.
+        (save_directory / CARD).unlink(missing_ok=True)
+
+    @classmethod
+    @override
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **options: Any,
+    ) -> "QuantizedNetwork":
+        """The same as :func:`load`, with the hub's options.
+
+        Args:
+            pretrained_model_name_or_path: path, or the owner and name of a repository.
+            force_download: fetch anew what was fetched before.
+            token: of the hub.
+            cache_dir: where fetched files are kept.
+            local_files_only: fetch nothing.
+            revision: branch, tag or commit.
+            **options: other arguments of :func:`load`.
+
+        Raises:
+            IsvitError: as :func:`load`.
+        """
+        # The mixin's own would read config.json without a check and hand its sections to __init__.
+        fetching = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
+        fetching |= {"local_files_only": local_files_only, "revision": revision}
+        return _load(locate(pretrained_model_name_or_path, **fetching), **options)
 
 
 def load(
@@ -83,10 +196,12 @@ def load(
     architecture_type: type[Architecture] = Architecture,
     preprocessing_type: type[Preprocessing] = Preprocessing,
 ) -> QuantizedNetwork:
-    """Load a network that :meth:`QuantizedNetwork.save` wrote.
+    """Load a network that :meth:`QuantizedNetwork.save` or its ``save_pretrained`` wrote.
 
     Args:
-        path: the file, or the run directory that holds it as ``quantized.safetensors``.
+        path: the file; the run directory that holds it as ``quantized.safetensors``; a folder of a hub, which holds it
+            as ``model.safetensors``; or the name of a repository of the Hugging Face hub, ``owner/name``, which is
+            fetched.
         network: a float network of the same architecture; needed only where the file does not name one.
         architecture_type: what builds the network; another one than timm's for other kinds of networks.
         preprocessing_type: what prepares its images.
@@ -95,12 +210,19 @@ def load(
         The network, with logits identical to those of the saved one.
 
     Raises:
-        IsvitError: the file is missing, damaged, of another program or version, or of another network.
+        IsvitError: the file is missing, damaged, changed, of another program or version, or of another network.
     """
-    path = Path(path)
-    path = path / "quantized.safetensors" if path.is_dir() else path
-    tensors, metadata = read_tensors(path)
-    _require_format(path, metadata.get("format"))
+    return _load(locate(path), network, architecture_type, preprocessing_type)
+
+
+def _load(
+    path: Path,
+    network: nn.Module | None = None,
+    architecture_type: type[Architecture] = Architecture,
+    preprocessing_type: type[Preprocessing] = Preprocessing,
+) -> QuantizedNetwork:
+    """The network of the packed file ``path``."""
+    tensors, metadata = read_packed(path)
     try:
         specs = {str(name): Spec.of(values) for name, values in metadata["specs"].items()}
         architecture = _optional(architecture_type, metadata["architecture"])
@@ -119,74 +241,8 @@ def load(
         opened = open_by_specs(network, specs, tensors)
     except IsvitError as error:
         raise IsvitError(f"{path}: {error}") from None
-    _fill(opened.model, tensors, path)
-    return QuantizedNetwork(opened.model, architecture, preprocessing, record)
-
-
-def _require_format(path: Path, given: object) -> None:
-    if given == _EARLIER:
-        raise IsvitError(
-            f"{path} was written by an earlier version, which stored no description of its quantizers, expected a file "
-            "of this one: calibrate again with isvit fit."
-        )
-    if given != FORMAT:
-        raise IsvitError(f"{path} has format {given}, expected {FORMAT}: check --ckpt_path.")
-
-
-def pack_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """State of ``model`` with each quantized ``X.weight`` replaced by ``X.weight_packed`` and ``X.weight_shape``."""
-    state = dict(model.state_dict())
-    for layer, quantizer in _weight_quantizers(model).items():
-        weight = state.pop(f"{layer}.weight")
-        codes = quantizer.encode(weight).flatten(1)
-        state[f"{layer}.weight_packed"] = pack(codes, _packed_bits(quantizer))
-        state[f"{layer}.weight_shape"] = torch.tensor(weight.shape)
-    return state
-
-
-def _packed_bits(quantizer: Quantizer) -> int:
-    """Bits that hold every code."""
-    return (quantizer.n_codes - 1).bit_length()
-
-
-def _weight_quantizers(model: nn.Module) -> dict[str, Quantizer]:
-    return {
-        name.rpartition(".")[0]: quantizer for name, quantizer in quantizers(model).items() if quantizer.role.weight
-    }
-
-
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Load grids first, then decode the weights on them."""
-    layers = _weight_quantizers(model)
-    packed = {layer: tensors.pop(f"{layer}.weight_packed", None) for layer in layers}
-    shapes = {layer: tensors.pop(f"{layer}.weight_shape", None) for layer in layers}
-    try:
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
-        wanted = {f"{layer}.weight" for layer in layers}
-        strangers = sorted(set(missing) - wanted) + list(unexpected)
-        if strangers:
-            raise IsvitError(_other_network(path, strangers[0]))
-        for layer, quantizer in layers.items():
-            words, shape = packed[layer], shapes[layer]
-            if words is None or shape is None or words.dtype != torch.int32:
-                raise IsvitError(_other_network(path, f"{layer}.weight"))
-            parameter, bits = model.get_parameter(f"{layer}.weight"), _packed_bits(quantizer)
-            columns = parameter[0].numel()
-            if shape.tolist() != list(parameter.shape) or words.shape != (len(parameter), -(-columns // (32 // bits))):
-                raise IsvitError(_other_network(path, f"{layer}.weight"))
-            codes = unpack(words, bits, columns).view(parameter.shape)
-            parameter.copy_(quantizer.decode(codes))
-    except RuntimeError as error:
-        raise IsvitError(
-            _other_network(path, " ".join(str(error).split("\n")[1:2]).strip() or first_line(error))
-        ) from error
-
-
-def _other_network(path: Path, detail: str) -> str:
-    return (
-        f"{path} belongs to another network (first difference: {detail}); expected the one it was calibrated from: "
-        "check --ckpt_path and model.network."
-    )
+    fill(opened.model, tensors, path)
+    return QuantizedNetwork(opened.model, architecture, preprocessing, record, read_results(path))
 
 
 def _optional(kind: type[_Choices], values: Any) -> _Choices | None:

@@ -14,6 +14,9 @@ _FILES = (
     "traceback.txt",
     "predictions",
     "predictions.csv",
+    "benchmark.json",
+    "benchmark.md",
+    "export",
     "config.yaml",
     "calibration.json",
 )

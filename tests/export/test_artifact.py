@@ -17,14 +17,17 @@ from torch import nn
 
 from isvit_lightning.embedded.networks import EmbeddedName, embedded_network
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.export.artifact import QuantizedNetwork, load, pack_state
+from isvit_lightning.export.artifact import QuantizedNetwork, load
+from isvit_lightning.export.packing import words_of
+from isvit_lightning.export.sealed import read_hash
+from isvit_lightning.export.weights import pack_state
 from isvit_lightning.networks import quantizers
-from isvit_lightning.quantizers import Log, PerChannel, PerTensor, Quantizer, Role, Spec, Uniform
+from isvit_lightning.quantizers import Log, PerChannel, PerTensor, Quantizer, Role, Spec, Sulq, Uniform
 from isvit_lightning.recipe import Bits, Choice, Recipe, read_recipe, record_of
 from isvit_lightning.run.results import float_size
 from isvit_lightning.sources.source import Architecture, Preprocessing
 from isvit_lightning.storage.files import read_tensors, write_tensors
-from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit
+from tests.helpers import image_batch, quantized_network, tiny_swin, tiny_vit, write_resealed
 
 
 def placed(recipe: Recipe, **choices: Choice) -> Recipe:
@@ -150,13 +153,11 @@ def test_weights_take_their_bits_and_the_rounding_to_words(bits: int, tmp_path: 
     assert len(layers) == 10
     for layer in layers:
         weight = model.get_submodule(layer).weight
-        words = tensors[f"{layer}.weight_packed"]
+        words = tensors[f"{layer}.weight_codes" if weight.dim() == 4 else f"{layer}.weight_packed"]
         assert f"{layer}.weight" not in tensors
         assert tensors[f"{layer}.weight_shape"].tolist() == list(weight.shape)
         assert words.dtype == torch.int32
-        assert words.numel() == len(weight) * -(-weight[0].numel() // (32 // bits))
-        # Never more than the next width that divides a word, and one word per row.
-        assert words.numel() * (32 // bits) < weight.numel() + len(weight) * (32 // bits)
+        assert words.numel() == len(weight) * -(-weight[0].numel() * bits // 32)
 
 
 def test_the_file_is_really_small(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     artifact(model, image_batch(16, 4)).save(path)
     tensors, metadata = read_tensors(path)
     metadata["preprocessing"]["invented"] = 1
-    write_tensors(path, tensors, metadata)
+    write_resealed(path, tensors, metadata)
     with pytest.raises(IsvitError, match=r"unknown key 'invented' for \w+, expected .*another version"):
         load(path, model)
 
@@ -205,7 +206,7 @@ def test_an_unknown_key_of_a_spec_is_refused(section: str, tmp_path: Path) -> No
     artifact(model, image_batch(16, 4)).save(path)
     tensors, metadata = read_tensors(path)
     metadata["specs"]["blocks.0.mlp.fc1.weight_quantizer"][section]["invented"] = 1
-    write_tensors(path, tensors, metadata)
+    write_resealed(path, tensors, metadata)
     with pytest.raises(
         IsvitError, match=r"garbles the description of a quantizer \(.*invented.*\), expected .*version"
     ):
@@ -218,7 +219,7 @@ def test_the_record_is_kept_and_not_read(tmp_path: Path) -> None:
     saved.save(path)
     tensors, metadata = read_tensors(path)
     record = {"recipe": {"type": "Recipe", "steps": [{"type": "OfALaterVersion"}]}, "invented": [1, {"a": None}]}
-    write_tensors(path, tensors, {**metadata, "record": record})
+    write_resealed(path, tensors, {**metadata, "record": record})
     loaded = load(path, model)
     assert loaded.record == record
     assert torch.equal(logits_of(loaded, images), logits_of(saved, images))
@@ -242,18 +243,112 @@ def test_loading_needs_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(logits_of(loaded, images), logits_of(saved, images))
 
 
-def test_an_earlier_format_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_an_earlier_format_is_one_sentence(version: int, tmp_path: Path) -> None:
     path, model = tmp_path / "q.safetensors", tiny_vit()
     artifact(model, image_batch(16, 4)).save(path)
-    tensors, _ = read_tensors(path)
-    bits = {"weight": 3, "activation": 3}
-    described = {"format": "isvit-packed-1", "bits": bits, "method": {}, "architecture": None, "preprocessing": None}
-    write_tensors(path, tensors, described)
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, tensors, {**metadata, "format": f"isvit-packed-{version}"})
     with pytest.raises(IsvitError, match=r"written by an earlier version, .* expected .*: calibrate again") as caught:
         load(path, model)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).count(". ") == 0
+    assert_is_a_sentence(caught.value, path)
+
+
+@pytest.mark.parametrize("version", [4, 10, 999])
+def test_a_later_format_is_one_sentence(version: int, tmp_path: Path) -> None:
+    path, model = tmp_path / "q.safetensors", tiny_vit()
+    artifact(model, image_batch(16, 4)).save(path)
+    tensors, metadata = read_tensors(path)
+    write_resealed(path, tensors, {**metadata, "format": f"isvit-packed-{version}", "invented": 1})
+    with pytest.raises(IsvitError, match=r"written by a later version, .* expected .*: install a newer") as caught:
+        load(path, model)
+    assert_is_a_sentence(caught.value, path)
+
+
+def assert_is_a_sentence(error: IsvitError, path: Path) -> None:
+    assert str(path) in str(error)
+    assert "\n" not in str(error)
+    assert str(error).count(". ") == 0
+
+
+CHANGES: dict[str, Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]] = {
+    "code": lambda tensors, _: tensors["blocks.1.mlp.fc2.weight_packed"][3, 1].bitwise_xor_(1),
+    "scale": lambda tensors, _: tensors["blocks.0.attn.qkv.weight_scale"][0].mul_(1.001),
+    "norm": lambda tensors, _: tensors["norm.bias"][0].add_(1e-4),
+    "one_more": lambda tensors, _: tensors.update(invented=torch.zeros(1)),
+    "one_less": lambda tensors, _: tensors.pop("norm.bias"),
+    "preprocessing": lambda _, described: described["preprocessing"].update(mean=[0.5, 0.5, 0.4]),
+    "record": lambda _, described: described["record"].update(seed=7),
+    "unhashed": lambda _, described: described.pop("sha256"),
+    "hash": lambda _, described: described.update(sha256="0" * 64),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_altered_file_is_one_sentence(change: str, tmp_path: Path) -> None:
+    """Each of these would load, and most would compute something else."""
+    path, model = tmp_path / "q.safetensors", tiny_vit()
+    artifact(model, image_batch(16, 4)).save(path)
+    tensors, metadata = read_tensors(path)
+    CHANGES[change](tensors, metadata)
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(IsvitError, match=r"changed after it was written .*, expected .*: fetch it again") as caught:
+        load(path, model)
+    assert_is_a_sentence(caught.value, path)
+
+
+def test_equal_networks_have_equal_hashes(tmp_path: Path) -> None:
+    hashes = []
+    for name, bits in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(0)
+        artifact(tiny_vit(), image_batch(16, 4), Bits(bits, 4)).save(tmp_path / name)
+        hashes.append(read_hash(tmp_path / name))
+        assert load(tmp_path / name, tiny_vit()).sha256 == hashes[-1]
+    assert len(hashes[0]) == 64
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_code_out_of_range_is_one_sentence(tmp_path: Path) -> None:
+    """Formats of published arithmetic have other numbers of codes than their bits allow."""
+    path, images = tmp_path / "q.safetensors", image_batch(16, 4)
+    opened = quantized_network(tiny_vit(), images, Bits(3, 3)).model
+    fc1 = "blocks.0.mlp.fc1"
+    with torch.no_grad():
+        opened.get_parameter(f"{fc1}.weight").abs_()
+    spec = Spec(Sulq(extra_codes=1), 3, PerTensor(), Role.WEIGHT)
+    with_other_quantizer(opened, f"{fc1}.weight_quantizer", spec, opened.get_parameter(f"{fc1}.weight"))
+    saved = QuantizedNetwork(opened, None, None)
+    saved.save(path)
+    assert torch.equal(logits_of(load(path, tiny_vit()), images), logits_of(saved, images))
+    tensors, metadata = read_tensors(path)
+    codes = tensors[f"{fc1}.weight_codes"]
+    assert codes.shape == (64, words_of(16, 4))
+    codes[5, 1] |= 9 << 8
+    write_resealed(path, tensors, metadata)
+    with pytest.raises(IsvitError, match=rf"holds the code \d+ for {fc1}, expected codes of 0 to 8: ") as caught:
+        load(path, tiny_vit())
+    assert_is_a_sentence(caught.value, path)
+
+
+def by_tensor(opened: nn.Module, layer: str, bits: int) -> None:
+    """Give the weight of a layer one scale."""
+    spec = Spec(Uniform(), bits, PerTensor(), Role.WEIGHT)
+    with_other_quantizer(opened, f"{layer}.weight_quantizer", spec, opened.get_parameter(f"{layer}.weight"))
+
+
+@pytest.mark.parametrize("stored", [-5, 4])
+def test_a_zero_point_out_of_range_is_one_sentence(stored: int, tmp_path: Path) -> None:
+    path = tmp_path / "q.safetensors"
+    opened = quantized_network(tiny_vit(), image_batch(16, 4), Bits(3, 3)).model
+    by_tensor(opened, "blocks.0.mlp.fc1", 3)
+    QuantizedNetwork(opened, None, None).save(path)
+    tensors, metadata = read_tensors(path)
+    assert tensors["blocks.0.mlp.fc1.weight_zero_point"].dtype == torch.int8
+    tensors["blocks.0.mlp.fc1.weight_zero_point"][0] = stored
+    write_resealed(path, tensors, metadata)
+    with pytest.raises(IsvitError, match=rf"zero point {stored} .*, expected one of -4 to 3 at 3 bits: ") as caught:
+        load(path, tiny_vit())
+    assert_is_a_sentence(caught.value, path)
 
 
 def with_other_quantizer(opened: nn.Module, path: str, spec: Spec, samples: torch.Tensor) -> None:
@@ -290,8 +385,9 @@ def test_widths_that_differ_from_layer_to_layer_read_back(tmp_path: Path) -> Non
     for path, spec in saved.specs.items():
         if spec.role.weight:
             weight = opened.get_parameter(f"{path.rpartition('.')[0]}.weight")
-            words = tensors[f"{path.rpartition('.')[0]}.weight_packed"]
-            assert words.shape == (len(weight), -(-weight[0].numel() // (32 // spec.bits)))
+            kind = "weight_codes" if weight.dim() == 4 else "weight_packed"
+            words = tensors[f"{path.rpartition('.')[0]}.{kind}"]
+            assert words.shape == (len(weight), words_of(weight[0].numel(), spec.bits))
 
 
 FC1, FC1_WEIGHT, SCORES = (
@@ -331,7 +427,7 @@ def test_specs_that_disagree_with_the_tensors_are_one_sentence(
     artifact(model, image_batch(16, 4)).save(path)
     tensors, metadata = read_tensors(path)
     change(metadata["specs"])
-    write_tensors(path, tensors, metadata)
+    write_resealed(path, tensors, metadata)
     with pytest.raises(IsvitError, match=", expected |; expected ") as caught:
         load(path, model)
     assert "\n" not in str(caught.value)
@@ -375,13 +471,13 @@ def test_damaged_metadata_is_a_sentence(change: Callable[[dict[str, Any]], Any],
     artifact(model, image_batch(16, 4)).save(path)
     tensors, metadata = read_tensors(path)
     change(metadata)
-    write_tensors(path, tensors, metadata)
+    write_resealed(path, tensors, metadata)
     with pytest.raises(IsvitError) as caught:
         load(path, model)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("part", ["weight_packed", "weight_shape"])
+@pytest.mark.parametrize("part", ["weight_packed", "weight_shape", "weight_scale", "weight_zero_point"])
 @pytest.mark.parametrize("change", ["missing", "shorter", "other_type"])
 def test_damaged_weights_are_a_sentence(part: str, change: str, tmp_path: Path) -> None:
     path, model = tmp_path / "q.safetensors", tiny_vit()
@@ -391,8 +487,8 @@ def test_damaged_weights_are_a_sentence(part: str, change: str, tmp_path: Path) 
     if change == "missing":
         del tensors[key]
     else:
-        tensors[key] = tensors[key][:-1] if change == "shorter" else tensors[key].float() + 0.5
-    write_tensors(path, tensors, metadata)
+        tensors[key] = tensors[key][:-1] if change == "shorter" else tensors[key].double() + 0.5
+    write_resealed(path, tensors, metadata)
     with pytest.raises(IsvitError, match="--ckpt_path"):
         load(path, model)
 
@@ -407,8 +503,9 @@ def with_sorted_header(content: bytes) -> bytes:
 
 def test_flipped_bits_never_raise_anything_else(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("flipped") / "q.safetensors"
-    model = tiny_vit(depth=1)
-    artifact(model, image_batch(16, 4)).save(path)
+    model, images = tiny_vit(depth=1), image_batch(16, 4)
+    artifact(model, images).save(path)
+    expected = logits_of(load(path, model), images)
     content = with_sorted_header(path.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
 
@@ -422,7 +519,8 @@ def test_flipped_bits_never_raise_anything_else(tmp_path_factory: pytest.TempPat
             damaged[position] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged)
         with contextlib.suppress(IsvitError):
-            load(path, model)
+            # A bit of no meaning, such as one that orders the header.
+            assert torch.equal(logits_of(load(path, model), images), expected)
 
     check()
 

@@ -17,8 +17,8 @@ from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.recipe import Bits, read_recipe, record_of
 from isvit_lightning.sources.architecture import Architecture
 from isvit_lightning.sources.preprocessing import Preprocessing
-from isvit_lightning.storage.files import read_tensors, write_tensors
-from tests.helpers import image_batch, quantized_network
+from isvit_lightning.storage.files import read_tensors
+from tests.helpers import image_batch, quantized_network, write_resealed
 from tests.sources.test_checkpoint import Payload, torch_file, truncated
 
 TINY = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3}
@@ -113,7 +113,7 @@ def test_changed_descriptions_are_sentences_or_networks(path: Path) -> None:
             del parent[place[-1]]
         else:
             parent[place[-1]] = value
-        write_tensors(damaged, tensors, changed)
+        write_resealed(damaged, tensors, changed)
         loaded += sentence_or_network(damaged)
 
     check()
@@ -133,7 +133,7 @@ def test_every_change_of_a_spec_is_a_sentence_or_a_network(path: Path) -> None:
                 for key in place[:-1]:
                     parent = parent[key]
                 parent[place[-1]] = value
-                write_tensors(damaged, tensors, changed)
+                write_resealed(damaged, tensors, changed)
                 try:
                     sentence_or_network(damaged)
                 except Exception as error:  # noqa: BLE001 - each of them is told
@@ -147,7 +147,7 @@ def test_a_description_cannot_read_other_files(key: str, path: Path, tmp_path: P
     payload.write_bytes(torch_file(Payload(trace)))
     tensors, metadata = read_tensors(path)
     metadata["architecture"]["args"][key] = str(payload)
-    write_tensors(tmp_path / "q.safetensors", tensors, metadata)
+    write_resealed(tmp_path / "q.safetensors", tensors, metadata)
     with pytest.raises(IsvitError, match=rf"hold {key}, expected none that reads a file"):
         isvit_lightning.load(tmp_path / "q.safetensors")
     assert not trace.exists()
@@ -157,6 +157,6 @@ def test_a_description_cannot_read_other_files(key: str, path: Path, tmp_path: P
 def test_a_description_cannot_name_a_place(name: Any, path: Path, tmp_path: Path) -> None:
     tensors, metadata = read_tensors(path)
     metadata["architecture"]["name"] = name
-    write_tensors(tmp_path / "q.safetensors", tensors, metadata)
+    write_resealed(tmp_path / "q.safetensors", tensors, metadata)
     with pytest.raises(IsvitError, match=", expected "):
         isvit_lightning.load(tmp_path / "q.safetensors")
