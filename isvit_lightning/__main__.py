@@ -2,7 +2,7 @@
 
 import sys
 
-from isvit_lightning.cli import main
+from isvit_lightning.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

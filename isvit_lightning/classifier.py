@@ -86,6 +86,24 @@ class Classification:
             self.float_logits = evaluator.logits
         return rounded(metrics)
 
+    def timed_part(self, network: nn.Module) -> nn.Module:
+        """All of ``network``."""
+        return network
+
+    def write_onnx(
+        self,
+        network: QuantizedNetwork,
+        path: Path,
+        data: CalibrationDataModule,
+        images: torch.Tensor | None,
+        weights_only: bool = False,
+    ) -> Path:
+        """Write the network from images to logits; the file tells the names of its classes where the data do."""
+        from isvit_lightning.export.onnx import export_onnx, export_onnx_int4  # noqa: PLC0415 - only a verb needs it
+
+        write = export_onnx_int4 if weights_only else export_onnx
+        return write(network, path, images=images, classes=data.class_names or None, packed_hash=network.sha256).path
+
     def predict(
         self,
         network: nn.Module,

@@ -1,11 +1,5 @@
-"""``isvit``: fit, test, predict, inspect and compare, driven by configuration files."""
+"""The verbs of ``isvit`` on top of Lightning's command line, driven by configuration files."""
 
-import contextlib
-import os
-import sys
-import time
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,34 +7,27 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from isvit_lightning.callbacks import progress
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.data.selection import LARGEST_SEED
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.run.arguments import (
-    content_of,
-    default_directory,
-    values_of,
-    with_choices_first,
-    with_recipe,
-    with_run_config,
-)
+from isvit_lightning.run import finished
+from isvit_lightning.run.arguments import default_directory, with_recipe
+from isvit_lightning.run.benchmark import benchmark, options_of
 from isvit_lightning.run.compare import compare
+from isvit_lightning.run.exporting import export
 from isvit_lightning.run.inspection import inspect
-from isvit_lightning.run.messages import own_sentences, reason, told
+from isvit_lightning.run.messages import own_sentences, reason
 from isvit_lightning.run.results import console
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.run.strategy import alone, started, unit_trainer
 from isvit_lightning.run.trainer_options import callbacks_of, loggers_of, require_same_work, seconds_of
-from isvit_lightning.run.verbs import VERBS, Verbs
+from isvit_lightning.run.verbs import VERBS, Form, Runtime, Verbs
 from isvit_lightning.stages.compilation import require_compiler
-from isvit_lightning.system.bootstrap import begin_process
 from isvit_lightning.system.faults import sentences
 from isvit_lightning.system.processes import is_first_process
-from isvit_lightning.system.termination import TerminatedError, sentence_on_signals, time_limit
+from isvit_lightning.system.termination import time_limit
 
-_GRACE_SECONDS = 2.0
 _TRAINER_DEFAULTS = {
     "accelerator": "auto",
     "devices": 1,
@@ -96,7 +83,7 @@ class IsvitCLI(LightningCLI):
         return {verb: set() for verb in VERBS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The program was already chosen by :func:`main`."""
+        """The program was already chosen by :func:`isvit_lightning.program.main`."""
         parser.add_argument(
             "--program", type=str, default=program_name(type(self)), help="kind of networks: the class of the program"
         )
@@ -111,7 +98,7 @@ class IsvitCLI(LightningCLI):
             ) from None
 
     def _parse_ckpt_path(self) -> None:
-        """Runs are directories here; their configuration is read by :func:`main`."""
+        """Runs are directories here; their configuration is read by :func:`isvit_lightning.program.main`."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry out a verb; the trainer's own methods of the same name are not consulted."""
@@ -156,13 +143,13 @@ class IsvitCLI(LightningCLI):
         self._require_compiler()
         self._runner().fit(evaluate, baselines, resume, overwrite)
 
-    def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def test(self, ckpt_path: str | None = None, runtime: Runtime = "simulated", **kwargs: Any) -> None:
         """Measure a finished run, or the float network where no run is named."""
-        self._runner().test(ckpt_path)
+        finished.measure(self._runner(), ckpt_path, runtime)
 
-    def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def predict(self, ckpt_path: str | None = None, runtime: Runtime = "simulated", **kwargs: Any) -> None:
         """Write the predictions of a finished run."""
-        self._runner().predict(ckpt_path)
+        finished.predict(self._runner(), ckpt_path, runtime)
 
     def inspect(self, **kwargs: Any) -> None:
         """Print what `fit` would do."""
@@ -177,6 +164,26 @@ class IsvitCLI(LightningCLI):
         console().print(table.table())
         if is_first_process():
             table.write(runner.directory)
+
+    def export(self, format: Form, ckpt_path: str | None = None, output: str | None = None, **kwargs: Any) -> None:  # noqa: A002
+        """Write a finished run in the form of another engine."""
+        export(self._runner(), ckpt_path, format, output)
+
+    def benchmark(
+        self,
+        ckpt_path: str | None = None,
+        threads: str = "1",
+        batches: str = "1,8",
+        repeats: int = 20,
+        engines: str = "pytorch,onnxruntime,openvino",
+        accuracy: bool = True,
+        profile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Measure a finished run in each engine."""
+        options = options_of(threads, batches, repeats, engines, accuracy, profile)
+        for each in benchmark(self._runner(), ckpt_path, options).on_console():
+            console().print(each)
 
     def _require_compiler(self) -> None:
         if self.model.schedule.compile:
@@ -225,76 +232,3 @@ class IsvitCLI(LightningCLI):
 def program_name(program: type[IsvitCLI]) -> str:
     """Path of a program's class, as configurations name it."""
     return f"{program.__module__}.{program.__qualname__}"
-
-
-def chosen_program(arguments: Sequence[str], default: type[IsvitCLI] = IsvitCLI) -> type[IsvitCLI]:
-    """The program that the last ``--program``, or else the last configuration file with a key ``program``, names.
-
-    Args:
-        arguments: command line, with the configuration of a run that it names.
-        default: the program where nothing names one.
-
-    Raises:
-        IsvitError: there is no such program.
-    """
-    files = [content_of(Path(path)) for path in values_of("--config", arguments)]
-    named = [str(file["program"]) for file in files if isinstance(file, dict) and file.get("program")]
-    named += values_of("--program", arguments)
-    if not named:
-        return default
-    module, _, name = named[-1].rpartition(".")
-    try:
-        program = getattr(import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise IsvitError(
-            f"The program {named[-1]} cannot be imported ({error}), expected one such as {program_name(IsvitCLI)}, or "
-            "that of an extra that is installed: change program."
-        ) from None
-    if not (isinstance(program, type) and issubclass(program, IsvitCLI)):
-        raise IsvitError(f"{named[-1]} is no program, expected one such as {program_name(IsvitCLI)}: change program.")
-    return program
-
-
-def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = IsvitCLI) -> int:
-    """Entry point of ``isvit``.
-
-    Args:
-        arguments: command line without the program's name; the process's own by default.
-        program: the command line to run where the configuration names none; a subclass adds to what is done.
-
-    Returns:
-        Exit status: 0; 1 after a fault of the program itself, 2 after a mistake in the input, 3 when another process of
-        the run ended, 130 after Ctrl-C, 143 after SIGTERM or the time limit.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    first = is_first_process()
-    begin_process(told_by_all=[progress.__name__])
-    # Lightning starts the other processes with the arguments of this one.
-    sys.argv = [*sys.argv[:1], *given]
-    with contextlib.ExitStack() as stack:
-        if not first:
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
-        stack.enter_context(sentence_on_signals())
-        return _status(program, given, first)
-
-
-def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
-    """Run the program and tell in one sentence why it ended before its end."""
-    try:
-        given = with_choices_first(with_run_config(given))
-        chosen_program(given, program)(given)
-    except TerminatedError as error:
-        _tell(error.sentence(given), first)
-        return error.status
-    except Exception as error:  # noqa: BLE001 - every one is told in a sentence
-        sentence, status = told(error)
-        _tell(sentence, first)
-        return status
-    return 0
-
-
-def _tell(sentence: str, first: bool) -> None:
-    """Write ``sentence`` to standard error; a mistake that all processes make comes from the first one alone."""
-    if not first:
-        time.sleep(_GRACE_SECONDS)  # the first process ends the others when it fails too
-    sys.stderr.write(f"isvit: {sentence}\n")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from isvit_lightning.cli import IsvitCLI, chosen_program, main
+from isvit_lightning.cli import IsvitCLI
+from isvit_lightning.program import chosen_program, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.yaml")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isvit_lightning.cli import main
+from isvit_lightning.program import main
 from tests.command_line import QUICKSTART, SMALL
 
 torch.set_num_threads(1)
@@ -18,6 +18,14 @@ torch.set_num_threads(1)
 def seed() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def engines(request: pytest.FixtureRequest) -> None:
+    """Tests of the extra export are skipped where it is not installed."""
+    if request.node.get_closest_marker("export"):
+        for package in ("onnx", "onnxruntime", "onnxscript", "openvino"):
+            pytest.importorskip(package)
 
 
 @pytest.fixture(scope="session", autouse=True)

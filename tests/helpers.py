@@ -1,7 +1,8 @@
 """Small networks with random weights, one quantizer of every type, and measures that several tests share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from isvit_lightning.export.sealed import HASH, seal
 from isvit_lightning.networks import OpenedNetwork, calibrate_activations, calibrate_weights, switch
 from isvit_lightning.quantizers import (
     Format,
@@ -28,6 +30,7 @@ from isvit_lightning.quantizers import (
 from isvit_lightning.recipe import Bits, Recipe, read_recipe
 from isvit_lightning.search import Percentiles
 from isvit_lightning.stages import Fold
+from isvit_lightning.storage.files import write_tensors
 from isvit_lightning.transforms import fold, is_foldable
 
 Build = Callable[[int, Granularity], Quantizer]
@@ -169,6 +172,11 @@ def quantized_network(
     switch(opened.model, weights=True, activations=True)
     calibrate_weights(opened.model)
     return opened
+
+
+def write_resealed(path: Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
+    """Write a packed file whose hash fits, whatever it describes: what another program could have made."""
+    write_tensors(path, tensors, {**description, HASH: seal(tensors, description)})
 
 
 def relative_change(after: torch.Tensor, before: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ def in_processes(function: Callable[..., Any], count: int, *arguments: Any) -> l
     The processes see the environment that Lightning's launcher gives them; ``function`` must be importable.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["isvit_lightning.cli"])
+    context.set_forkserver_preload(["isvit_lightning.program"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

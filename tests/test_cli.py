@@ -17,13 +17,15 @@ import torch
 import yaml
 
 from detection.cli import DetectionCLI  # needs no mmdet until it is run
-from isvit_lightning.cli import IsvitCLI, chosen_program, main, program_name
+from isvit_lightning.cli import IsvitCLI, program_name
 from isvit_lightning.embedded.digits import digit_images, digit_names
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import load
+from isvit_lightning.program import chosen_program, main
 from isvit_lightning.quantizers import Uniform
 from isvit_lightning.recipe import Variant, read_recipe
 from isvit_lightning.run.arguments import default_directory, with_recipe, with_run_config
+from isvit_lightning.run.benchmark import pytorch
 from isvit_lightning.stages import Inputs, StraightThrough
 from isvit_lightning.storage.files import read_tensors
 from tests.command_line import CONFIGS, DETECTION, QUICKSTART, SMALL, refused
@@ -177,6 +179,24 @@ def test_predict_without_images(quickstart_run: Path, capsys: pytest.CaptureFixt
     assert "data.evaluation" in line
 
 
+def test_benchmark_takes_a_run_behind_the_verb(
+    quickstart_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytorch, "missing_compiler", lambda device: "there is no C++ compiler c")
+    run = tmp_path / "run"
+    shutil.copytree(quickstart_run, run)
+    options = ["--batches", "1", "--repeats", "2", "--engines", "pytorch", "--accuracy", "false", "--profile", "true"]
+    assert main(["benchmark", str(run), *options]) == 0
+    written = json.loads((run / "benchmark.json").read_text())
+    assert [row["form"] for row in written["speed"]] == ["float, eager", "simulated, eager", "integer, eager"]
+    assert (written["repeats"], written["images"]) == (2, 0)
+    out = capsys.readouterr().out
+    assert "integer, eager" in out
+    assert "PyTorch, integer, eager, patch_embed.proj: its input is float" in out
+    assert main(["benchmark", str(run), "--engines", "abacus"]) == 2
+    assert 'There is no engine "abacus", expected some of' in capsys.readouterr().err
+
+
 def test_inspect_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--config", QUICKSTART]) == 0
     printed = capsys.readouterr().out
@@ -244,6 +264,7 @@ def test_the_configuration_of_a_run_runs_again(quickstart_run: Path, tmp_path: P
         ["predict", "--help"],
         ["inspect", "--help"],
         ["compare", "--help"],
+        ["benchmark", "--help"],
         ["fit", "--config", QUICKSTART, "--print_config"],
     ],
     ids=" ".join,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isvit_lightning.cli import main
+from isvit_lightning.program import main
 from tests.command_line import QUICKSTART, SMALL, refused
 from tests.data.samples import png
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-from isvit_lightning.cli import main
+from isvit_lightning.program import main
 from tests.command_line import QUICKSTART, SMALL, parsed, refused
 
 pytestmark = pytest.mark.usefixtures("own_arguments")

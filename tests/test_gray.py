@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from isvit_lightning.cli import main
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.export.artifact import load
+from isvit_lightning.program import main
 
 ARGS = {
     "VisionTransformer": ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}),

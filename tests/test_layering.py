@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "isvit_lightning"
 ROOMS = (
     "__main__",
+    "program",
     "cli",
     "classifier",
     "evaluation",

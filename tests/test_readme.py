@@ -9,8 +9,8 @@ import torch
 import yaml
 
 import isvit_lightning
-from isvit_lightning.cli import main
 from isvit_lightning.embedded.networks import embedded_network
+from isvit_lightning.program import main
 from isvit_lightning.recipe import recipe_names
 from isvit_lightning.run.verbs import VERBS
 from tests.command_line import parsed

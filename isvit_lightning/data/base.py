@@ -150,6 +150,11 @@ class CalibrationDataModule(LightningDataModule, ABC):
         """Number of classes of the evaluation data, including those without an image; None without evaluation data."""
         return None if self._evaluation is None else self._evaluation.num_classes
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of the evaluation data in order; none where they are not known."""
+        return () if self._evaluation is None else self._evaluation.class_names
+
     def predict_names(self) -> tuple[str, ...]:
         """Names of the images in the order of :meth:`predict_dataloader`."""
         images, mine = self._mine_to_predict()

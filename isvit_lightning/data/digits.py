@@ -42,7 +42,7 @@ class DigitsDataModule(CalibrationDataModule):
     def evaluation_source(self) -> LabeledImages:
         """The held-out digits."""
         labels = digit_images("held_out")[1]
-        return LabeledImages(_source("held_out"), tuple(labels.tolist()), CLASSES)
+        return LabeledImages(_source("held_out"), tuple(labels.tolist()), CLASSES, tuple(map(str, range(CLASSES))))
 
 
 def _source(split: Split) -> TensorSource:

@@ -109,7 +109,7 @@ class ClassFolders:
                 f"{self.option} or set data.class_map."
             )
         place = _numbered(in_class_order(set(folders), self.order, source.root))
-        return LabeledImages(source, tuple(place[folder] for folder in folders), len(place))
+        return LabeledImages(source, tuple(place[folder] for folder in folders), len(place), tuple(place))
 
     def _mapped(self, source: FileSource, classes: Sequence[str], folders: Sequence[str]) -> LabeledImages:
         place = _numbered(classes)
@@ -124,7 +124,7 @@ class ClassFolders:
             left = len(source) - len(kept)
             _LOG.info("Left out of %s: %d images of classes not in the map (%s)", source.root, left, shortened(unknown))
             source, folders = source.only(kept), [folder for folder in folders if folder in place]
-        return LabeledImages(source, tuple(place[folder] for folder in folders), len(classes))
+        return LabeledImages(source, tuple(place[folder] for folder in folders), len(classes), tuple(classes))
 
 
 def in_one_folder(source: FileSource) -> bool:

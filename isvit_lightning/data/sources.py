@@ -86,11 +86,13 @@ class LabeledImages:
         source: the images.
         labels: class of each image, in the order of the source.
         num_classes: number of classes, including those without an image.
+        class_names: their names in order; none where they are not known.
     """
 
     source: ImageSource
     labels: Sequence[int]
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
 
 class TensorSource(ImageSource):

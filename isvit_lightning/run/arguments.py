@@ -10,17 +10,19 @@ import yaml
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.recipe import DEFAULT, names_recipe, recipe_file
 from isvit_lightning.run.config import run_directory
+from isvit_lightning.run.verbs import OF_A_RUN
 
 _CHOSEN = ("data", "trainer.logger")
 """Sections whose options depend on the class that they name."""
 
 
 def with_run_config(arguments: list[str]) -> list[str]:
-    """Put the configuration of the run that ``--ckpt_path`` names before all others.
+    """Put the configuration of the run that ``--ckpt_path``, or a path behind the verb, names before all others.
 
     Raises:
         IsvitError: there is no such run, or its configuration is damaged.
     """
+    arguments = _with_named_run(arguments)
     expanded = [part for argument in arguments for part in _split(argument)]
     if "--ckpt_path" not in expanded[:-1]:
         return arguments
@@ -35,6 +37,13 @@ def with_run_config(arguments: list[str]) -> list[str]:
         )
     inherited = ["--config", str(config)] if config.exists() else []
     return [*expanded[:1], *inherited, *expanded[1:]]
+
+
+def _with_named_run(arguments: list[str]) -> list[str]:
+    """``test runs/quickstart`` is ``test --ckpt_path runs/quickstart``."""
+    if len(arguments) > 1 and arguments[0] in OF_A_RUN and not arguments[1].startswith("-"):
+        return [arguments[0], "--ckpt_path", *arguments[1:]]
+    return arguments
 
 
 def with_recipe(arguments: list[str], verbs: Sequence[str]) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.export import IntegerNetwork
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.recipe import record_of
 from isvit_lightning.run.config import require_same_network, run_directory
-from isvit_lightning.run.task import ModelSection
+from isvit_lightning.run.task import FinishedNetwork, ModelSection
 from isvit_lightning.sources.source import LoadedNetwork
 from isvit_lightning.storage.parts import differences
 
@@ -73,15 +74,16 @@ def title_of(network: nn.Module, checkpoint: str | None, model: ModelSection) ->
         checkpoint: run directory or file of a quantized one.
         model: the model section of the configuration.
     """
-    if not isinstance(network, QuantizedNetwork):
+    if not isinstance(network, FinishedNetwork):
         return f"{model.source.title}, float"
     record = network.record
     widths = [f"W{record['bits']['weight']}/A{record['bits']['activation']}"] if "bits" in record else []
     recipe = [record["recipe"]["name"]] if "recipe" in record else []
-    return ", ".join([f"{checkpoint}: {model.source.title}", *widths, *recipe])
+    runtime = ["integer products"] if isinstance(network, IntegerNetwork) else []
+    return ", ".join([f"{checkpoint}: {model.source.title}", *widths, *recipe, *runtime])
 
 
-def require_same_float(checkpoint: str, network: QuantizedNetwork, loaded: LoadedNetwork) -> None:
+def require_same_float(checkpoint: str, network: FinishedNetwork, loaded: LoadedNetwork) -> None:
     """Refuse to compare a network with another float network than the one that it was made from.
 
     Args:

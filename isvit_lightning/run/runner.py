@@ -1,4 +1,4 @@
-"""What the verbs of the command line do, given a configured model and data."""
+"""A run: what `fit` does, given a configured model and data."""
 
 import logging
 import time
@@ -19,12 +19,11 @@ from isvit_lightning.networks import open_float
 from isvit_lightning.recipe import Recipe, read_recipe
 from isvit_lightning.run.audit import count_codes, count_values
 from isvit_lightning.run.claim import claimed
-from isvit_lightning.run.config import run_directory
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
-from isvit_lightning.run.made import load_run, made_with, require_same_float, title_of
+from isvit_lightning.run.made import made_with
 from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
-from isvit_lightning.run.results import Results, console, float_size, line_of
+from isvit_lightning.run.results import Results, console, float_size
 from isvit_lightning.run.resumption import begin, fingerprint
 from isvit_lightning.run.rows import StepRows
 from isvit_lightning.run.task import ModelSection
@@ -119,36 +118,6 @@ class Runner:
         _LOG.info("wrote %s", self.directory)
         return results
 
-    def test(self, checkpoint: str | None) -> dict[str, float]:
-        """Measure the run of ``checkpoint``, or the float network.
-
-        Args:
-            checkpoint: run directory; None measures the float network.
-        """
-        network = self._network(checkpoint)
-        console().print(title_of(network, checkpoint, self.model), markup=False, highlight=False, soft_wrap=True)
-        if isinstance(network, QuantizedNetwork) and self.model.task.compares_with_float:
-            self._measure_float(str(checkpoint), network)
-        metrics = self.measure(network, is_float=checkpoint is None)
-        console().print(f"{line_of(metrics, self.model.task.columns)}  on {self.data.num_evaluation_images} images")
-        return metrics
-
-    def predict(self, checkpoint: str | None) -> Path:
-        """Write what the network finds on the evaluation images.
-
-        Args:
-            checkpoint: run directory; None predicts with the float network.
-        """
-        folder = run_directory(checkpoint) if checkpoint else self.directory
-        with claimed(folder):
-            network = self._network(checkpoint)
-            _LOG.info("%s", title_of(network, checkpoint, self.model))
-            self._require_one_each("prediction", self.data.num_prediction_images)
-            make_float = None if checkpoint is None else lambda: self._float_of(str(checkpoint), network)
-            path = self.model.task.predict(network, make_float, self.data, self._evaluating_trainer(), folder)
-        _LOG.info("wrote %s", path)
-        return path
-
     def load_network(self) -> LoadedNetwork:
         """The float network, whose preprocessing the data are told."""
         _LOG.info("loading %s", self.model.source.title)
@@ -169,7 +138,7 @@ class Runner:
         require_space(caches, open_float(loaded.model, recipe.reconstruct), self.data)
         _LOG.info("reading %d calibration images", self.data.calibration_images)
         images = self.data.calibration_tensor(caches.empty_images)
-        self._require_one_each("calibration", len(images))
+        self.require_one_each("calibration", len(images))
         calibration = Calibration(loaded.model, images, self.model.bits, recipe, self.model.schedule, self.seed)
         return calibration, self.data.calibration_list()
 
@@ -190,8 +159,8 @@ class Runner:
 
     def measure(self, network: nn.Module, is_float: bool = False) -> dict[str, float]:
         """Metrics of ``network`` on the evaluation images."""
-        self._require_one_each("evaluation", self.data.num_evaluation_images)
-        metrics = self.model.task.measure(network, self.data, self._evaluating_trainer(), is_float)
+        self.require_one_each("evaluation", self.data.num_evaluation_images)
+        metrics = self.model.task.measure(network, self.data, self.evaluating_trainer(), is_float)
         # The data remember their last trainer, a trainer and its module hold each other: with them a whole network.
         self.data.trainer = None
         let_go()
@@ -219,31 +188,6 @@ class Runner:
             results.n_values[row] = count_values(network)
             results.metrics[row] = self.measure(network, is_float)
             results.write()
-
-    def _measure_float(self, checkpoint: str, network: QuantizedNetwork) -> None:
-        """Measure the float network that a quantized one is compared with, where it can be had."""
-        try:
-            loaded = self.load_network()
-        except IsvitError as error:
-            _LOG.info("The float network is not at hand, so that agreement and KL are left out: %s", error)
-            return
-        require_same_float(checkpoint, network, loaded)
-        self.measure(loaded.model, is_float=True)
-
-    def _float_of(self, checkpoint: str, network: Any) -> nn.Module:
-        """The float network that a quantized one was made from."""
-        loaded = self.load_network()
-        require_same_float(checkpoint, network, loaded)
-        return loaded.model
-
-    def _network(self, checkpoint: str | None) -> nn.Module:
-        if checkpoint is None:
-            return self.load_network().model
-        network = load_run(checkpoint, self.model, self.seed, self.config)
-        if network.preprocessing is None:
-            raise IsvitError(f"{checkpoint} does not tell its preprocessing; expected a run of `isvit fit`.")
-        self.data.attach(network.preprocessing)
-        return network
 
     def _results(self, calibration_images: int, evaluate: bool) -> Results:
         rows = [step for step in self.model.recipe.steps[:-1] if step.has_row]
@@ -274,7 +218,7 @@ class Runner:
         results.seconds |= {"calibrate": fitter.range_seconds, **spent, "total": sum(spent.values())}
         return network.model
 
-    def _require_one_each(self, kind: str, count: int) -> None:
+    def require_one_each(self, kind: str, count: int) -> None:
         """Refuse more processes than images: one without an image would leave the others waiting."""
         if 0 < count < world_size():
             option = "calibration_images" if kind == "calibration" else "evaluation_images"
@@ -283,7 +227,8 @@ class Runner:
                 f"data.{option} or lower trainer.devices."
             )
 
-    def _evaluating_trainer(self) -> Trainer:
+    def evaluating_trainer(self) -> Trainer:
+        """A trainer that measures or predicts."""
         return self.make_trainer(logger=False, callbacks=[KeepSigterm()])
 
 

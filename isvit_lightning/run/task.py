@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
+from isvit_lightning.export import IntegerNetwork
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.stages import Schedule
 
 _BITS = Bits()
+
+FinishedNetwork = QuantizedNetwork | IntegerNetwork
+"""The network of a finished run in either form."""
 
 
 class Task(Protocol):
@@ -35,6 +39,25 @@ class Task(Protocol):
             data: the configured data.
             trainer: runs the evaluation.
             is_float: whether it is the float network, which later ones are compared with.
+        """
+
+    def timed_part(self, network: nn.Module) -> nn.Module:
+        """What of ``network``, float or quantized, maps a batch of images to tensors, as benchmarks time it."""
+
+    def write_onnx(
+        self, network: QuantizedNetwork, path: Path, data: Any, images: Tensor | None, weights_only: bool = False
+    ) -> Path:
+        """Write what other engines can compute of ``network`` as an ONNX graph, check it and run it.
+
+        Args:
+            network: calibrated.
+            path: file to write.
+            data: the configured data.
+            images: calibration images ``(n, 3, height, width)`` that tell what lookups flip; None for none.
+            weights_only: weights of 4 bits, activations in float.
+
+        Returns:
+            The file.
         """
 
     def predict(
@@ -71,4 +94,4 @@ class ModelSection(LightningModule):
 
 def bare(network: nn.Module) -> nn.Module:
     """The network inside a finished one."""
-    return network.model if isinstance(network, QuantizedNetwork) else network
+    return network.model if isinstance(network, FinishedNetwork) else network

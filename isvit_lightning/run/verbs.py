@@ -1,10 +1,14 @@
 """The verbs of the command line: their options, and their help."""
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
-VERBS = ("fit", "test", "predict", "inspect", "compare")
+VERBS = ("fit", "test", "predict", "inspect", "compare", "benchmark", "export")
+OF_A_RUN = ("test", "predict", "benchmark", "export")
+"""Verbs that a run directory may follow, in place of ``--ckpt_path``."""
+Runtime = Literal["simulated", "integer"]
+Form = Literal["onnx", "onnx-int4", "openvino", "packed", "hub"]
 _BASELINES = ["round_to_nearest", "repq"]
 
 
@@ -28,20 +32,22 @@ class Verbs(Trainer):
                 that is not resumed always is, in a folder previous-1 below; false refuses to write there.
         """
 
-    def test(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
+    def test(self, ckpt_path: str | None = None, runtime: Runtime = "simulated") -> None:  # type: ignore[override]
         """Measure a finished run: accuracy of a classifier and its distance to the float one, or average precision.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none measures the float network.
+            runtime: simulated computes in float on the grids; integer multiplies codes of 8 bits.
         """
 
-    def predict(self, ckpt_path: str | None = None) -> None:  # type: ignore[override]
+    def predict(self, ckpt_path: str | None = None, runtime: Runtime = "simulated") -> None:  # type: ignore[override]
         """Write what is found on each evaluation image: a table of classes, or pictures of objects.
 
         A classifier needs no labels: data.evaluation may name any folder of images, flat or nested.
 
         Args:
             ckpt_path: run directory or its quantized.safetensors; none predicts with the float network.
+            runtime: simulated computes in float on the grids; integer multiplies codes of 8 bits.
         """
 
     def inspect(self, **kwargs: Any) -> None:
@@ -56,4 +62,40 @@ class Verbs(Trainer):
             methods: recipes by name or path, with commas between them, or all that come with the program.
             bits: widths such as w3a3,w4a4; none takes those of model.bits.
             seeds: seeds of the draws of the steps, such as 0,1,2; figures are then means with standard deviations.
+        """
+
+    def export(self, format: Form, ckpt_path: str | None = None, output: str | None = None) -> None:  # noqa: A002
+        """Write a finished run in the form of another engine, check it and run it.
+
+        Args:
+            format: onnx holds integers in 8 bits, for ONNX Runtime and others; openvino is the same for OpenVINO;
+                onnx-int4 has weights of 4 bits and computes in float; packed is one file of codes; hub a folder for the
+                Hugging Face hub.
+            ckpt_path: run directory or its quantized.safetensors.
+            output: folder to write to; null takes export in the run directory.
+        """
+
+    def benchmark(
+        self,
+        ckpt_path: str | None = None,
+        threads: str = "1",
+        batches: str = "1,8",
+        repeats: int = 20,
+        engines: str = "pytorch,onnxruntime,openvino",
+        accuracy: bool = True,
+        profile: bool = False,
+    ) -> None:
+        """Measure speed, size, memory and accuracy of a finished run in each engine, beside its float network.
+
+        All forms take turns in one process. Writes benchmark.json and benchmark.md into the run directory.
+
+        Args:
+            ckpt_path: run directory.
+            threads: numbers of threads with commas between them.
+            batches: numbers of images at once with commas between them.
+            repeats: batches that are timed of each form.
+            engines: some of pytorch, onnxruntime and openvino with commas between them.
+            accuracy: measure each form on the evaluation images, which takes as long as as many tests.
+            profile: list the products that are ones of floats in each engine, and why, and count the codes of the
+                integer runtime that differ from the simulated ones.
         """

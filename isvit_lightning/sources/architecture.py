@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any, Final, cast, get_args
+from typing import Any, ClassVar, Final, cast, get_args
 
 import timm
 import torch
@@ -30,6 +30,9 @@ class Architecture:
         name: timm name, vit_digits, swin_digits, or SwinTransformer for timm's class itself.
         args: keyword arguments of timm's create_model or of the class.
     """
+
+    pipeline_tag: ClassVar[str] = "image-classification"
+    """What hubs call the task of the network."""
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)

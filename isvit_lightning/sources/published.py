@@ -57,15 +57,28 @@ def require_reachable(name: str) -> None:
     hub, _, revision = str((config and config.hf_hub_id) or "").partition("@")
     if not hub or any(isinstance(try_to_load_from_cache(hub, file, revision=revision or None), str) for file in _FILES):
         return
+    reason = unreachable(f"The weights of {name}")
+    if reason:
+        raise unavailable(name, reason)
+
+
+def unreachable(what: str = "") -> str | None:
+    """Why the hub does not answer; None where it does, or where that cannot be told, behind a proxy.
+
+    Args:
+        what: what is about to be fetched, for the log; nothing is said without it.
+    """
     host = urlsplit(constants.ENDPOINT)
-    _LOG.info("The weights of %s are not on this machine yet: asking %s for them", name, host.hostname)
+    if what:
+        _LOG.info("%s: not on this machine yet, asking %s", what, host.hostname)
     if getproxies() or constants.HF_HUB_OFFLINE:
-        return
+        return None
     try:
         port = host.port or (80 if host.scheme == "http" else 443)
         socket.create_connection((str(host.hostname), port), timeout=_SECONDS).close()
     except OSError as error:
-        raise unavailable(name, error.strerror or str(error)) from None
+        return error.strerror or str(error)
+    return None
 
 
 def unavailable(name: str, reason: str) -> IsvitError:

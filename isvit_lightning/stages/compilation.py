@@ -44,14 +44,22 @@ def require_compiler(device: str) -> None:
     Raises:
         IsvitError: torch finds no C++ compiler for a CPU, or no Triton for an accelerator.
     """
-    if device == "cpu":
-        # Where torch looks, too.
-        command = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-        missing = "" if shutil.which(shlex.split(command)[0]) else f"there is no C++ compiler {command}"
-    else:
-        missing = "" if find_spec("triton") else "the package triton is not installed"
+    missing = missing_compiler(device)
     if missing:
         raise IsvitError(
             f"Units cannot be compiled: {missing}, expected one for model.compile: install it, name a C++ compiler "
             "with the environment variable CXX, or set model.compile to false."
         )
+
+
+def missing_compiler(device: str) -> str:
+    """What torch lacks to compile for a device; nothing where it has all.
+
+    Args:
+        device: type of the device that computes.
+    """
+    if device == "cpu":
+        # Where torch looks, too.
+        command = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        return "" if shutil.which(shlex.split(command)[0]) else f"there is no C++ compiler {command}"
+    return "" if find_spec("triton") else "the package triton is not installed"

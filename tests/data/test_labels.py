@@ -34,6 +34,7 @@ def test_classes_are_the_sorted_folders(place: Store) -> None:
     images = labeled(place("evaluation", files))
     assert by_name(images) == {"ant/d.png": 0, "cat/b.png": 1, "cat/more/c.png": 1, "dog/a.png": 2}
     assert images.num_classes == 3
+    assert images.class_names == ("ant", "cat", "dog")
 
 
 @pytest.mark.parametrize("around", ["all/", "all/these/"])
@@ -47,6 +48,7 @@ def test_given_classes_set_the_order_and_the_number(place: Store) -> None:
     images = labeled(place("evaluation", files), ["dog", "sea lion", "unseen", "cat"])
     assert by_name(images) == {"cat/1.png": 3, "dog/1.png": 0, "sea lion/1.png": 1}
     assert images.num_classes == 4
+    assert images.class_names == ("dog", "sea lion", "unseen", "cat")
 
 
 def test_given_classes_allow_a_single_folder_and_empty_ones(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import QUICKSTART, SHORT, kill_and_resume, parts, start
-from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.evaluation import Evaluator
+from isvit_lightning.program import main
 from isvit_lightning.run.resumption import begin
 from isvit_lightning.storage.parts import Parts
 from tests.command_line import refused

@@ -1,6 +1,5 @@
 """What the verbs do: rows of the results, baselines by name, and an interrupted run that measures nothing twice."""
 
-import csv
 import json
 import logging
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from isvit_lightning.stages import Fold, Inputs, Ranges, Tune
 from isvit_lightning.storage.files import read_metadata
 from tests.helpers import quiet_trainer
 from tests.stages.fitting import StopAt, StopError
-from tests.storage.test_lock import holding
 
 BASELINES = ["round_to_nearest", "repq"]
 TUNED = Recipe(
@@ -259,45 +257,6 @@ def test_another_recipe_cannot_be_resumed(finished: Path) -> None:
     assert (finished / "quantized.safetensors").exists()
 
 
-def test_a_test_measures_what_the_run_did(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, before = runner(finished), list(finished.iterdir())
-    expected = content(finished)["metrics"]["quantized"]
-    with holding(tmp_path / "run.lock"):  # nothing is written, so that nobody is asked
-        (finished / "run.lock").symlink_to(tmp_path / "run.lock")
-        assert run.test(str(finished)) == expected
-        (finished / "run.lock").unlink()
-    assert list(finished.iterdir()) == before
-    assert run.measured == ["float", "artifact"]
-    out = capsys.readouterr().out
-    assert out.splitlines()[0] == f"{finished}: vit_digits, W3/A4, isvit"
-    assert f"top-1 {expected['top1']:.2f} %" in out
-    assert f"agreement {expected['agreement']:.2f} %  KL {expected['kl']:.4f}  on 20 images" in out
-
-
-def test_a_test_of_the_float_network(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = runner(finished)
-    assert run.test(None) == content(finished)["metrics"]["float"]
-    assert run.measured == ["float"]
-    out = capsys.readouterr().out
-    assert out.splitlines()[0] == "vit_digits, float"
-    assert "KL" not in out
-
-
-def test_another_float_network_is_not_compared_with(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A checkpoint that was trained on, or the file of a run with other weights."""
-    build: Callable[[NetworkSource], Any] = NetworkSource.build
-    other = {"name": "vit_digits", "sha256": "other"}
-    monkeypatch.setattr(NetworkSource, "build", lambda source: replace(build(source), fingerprint=other))
-    run = runner(finished)
-    with pytest.raises(
-        IsvitError, match=rf'^{finished} was .* \(weights of model\.network: ".*" → "other"\), expected'
-    ):
-        run.test(str(finished))
-    assert run.measured == []
-
-
 def test_figures_of_other_images_are_measured_anew(
     undisturbed: Callable[[str | Recipe], tuple[Path, Results]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,28 +289,6 @@ def test_what_takes_long_says_that_it_begins(tmp_path: Path, caplog: pytest.LogC
         "quantized: measuring on 20 images",
         f"wrote {tmp_path}",
     ]
-
-
-def test_a_test_needs_no_float_network(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def away(_: NetworkSource) -> None:
-        raise IsvitError("The weights are away, expected them here: look elsewhere.")
-
-    monkeypatch.setattr(NetworkSource, "build", away)
-    expected = content(finished)["metrics"]["quantized"]
-    assert runner(finished).test(str(finished)) == {name: expected[name] for name in ("top1", "top5")}
-    assert "KL" not in capsys.readouterr().out
-
-
-def test_predictions_lie_in_the_run(finished: Path, tmp_path: Path) -> None:
-    assert runner(tmp_path).predict(str(finished)) == finished / "predictions.csv"
-    assert runner(tmp_path).predict(None) == tmp_path / "predictions.csv"
-    rows = [list(csv.reader((folder / "predictions.csv").open())) for folder in (finished, tmp_path)]
-    assert [row[0] for row in rows[0]] == [row[0] for row in rows[1]]
-    assert len(rows[0]) == 21
-    assert rows[0] != rows[1]
-    (finished / "predictions.csv").unlink()
 
 
 @pytest.mark.parametrize("recipe", ["isvit", "repq"])

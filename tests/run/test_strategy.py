@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 
 from benchmarks.kills import QUICKSTART
-from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.program import main
 from isvit_lightning.run.strategy import (
     UnitStrategy,
     alone,

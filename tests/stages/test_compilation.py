@@ -11,9 +11,9 @@ import torch
 from torch._dynamo.backends.registry import lookup_backend
 
 from benchmarks.kills import QUICKSTART
-from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import SINGLE, Unit, quantizers
+from isvit_lightning.program import main
 from isvit_lightning.quantizers import Log, Uniform
 from isvit_lightning.recipe import Choice
 from isvit_lightning.stages import Schedule, Tune
