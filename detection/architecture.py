@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from torch import nn
 from typing_extensions import override
@@ -23,6 +23,8 @@ class DetectorArchitecture(Architecture):
         name: type of the detector, for example MaskRCNN.
         args: the rest of mmdet's description of it.
     """
+
+    pipeline_tag: ClassVar[str] = "object-detection"
 
     @classmethod
     def from_config(cls, model: dict[str, Any]) -> "DetectorArchitecture":

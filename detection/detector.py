@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from detection.architecture import DetectorArchitecture
 from detection.source import DetectorSource
@@ -66,6 +66,28 @@ class Detection:
         data.require_classes(number_of_classes(network), described.get("classes", ()))
         found = trainer.test(DetectionEvaluator(bare(network), data.ground_truth()), datamodule=data, verbose=False)[0]
         return {name: round(float(found[name]), 3) for name, _ in self.columns if name in found}
+
+    def timed_part(self, network: nn.Module) -> nn.Module:
+        """The backbone: neck and heads work on as many objects as they find."""
+        return cast("nn.Module", bare(network).backbone)
+
+    def write_onnx(
+        self, network: QuantizedNetwork, path: Path, data: Any, images: Tensor | None, weights_only: bool = False
+    ) -> Path:
+        """Write the backbone for images of the configured size; mmdet's neck and heads read its maps.
+
+        Raises:
+            IsvitError: weights alone are asked for.
+        """
+        from detection.export import export_backbone  # noqa: PLC0415 - only a verb needs it
+
+        if weights_only:
+            raise IsvitError(
+                "The format onnx-int4 holds classifiers, expected another one for a detector: choose onnx, openvino, "
+                "packed or hub."
+            )
+        # Boxes take every flipped code amiss: lookups are only for what they give exactly.
+        return export_backbone(network, path, tuple(data.input_size[1:]), images=images, flipped_at_most=0.0)
 
     def predict(
         self, network: nn.Module, make_float: Callable[[], nn.Module] | None, data: Any, trainer: Trainer, folder: Path

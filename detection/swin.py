@@ -55,7 +55,8 @@ class QuantShiftWindowAttention(nn.Module):
             Tokens of the same shape.
         """
         (height, width), size, shift = hw_shape, self.window_size, self.shift_size
-        x = self._pad(query.view(len(query), height, width, -1))
+        # Not its len(), which would fix the batch of a graph that is exported.
+        x = self._pad(query.view(query.shape[0], height, width, -1))
         padded = (x.shape[1], x.shape[2])
         if shift:
             x = torch.roll(x, (-shift, -shift), dims=(1, 2))
@@ -76,8 +77,10 @@ class QuantShiftWindowAttention(nn.Module):
         rows, columns = (self._regions(length, x.device) for length in x.shape[1:3])
         regions = (3 * rows[:, None] + columns).view(1, *x.shape[1:3], 1)
         regions = window_partition(regions, (self.window_size, self.window_size)).flatten(1)
-        apart = regions[:, None, :] != regions[:, :, None]
-        return x.new_zeros(apart.shape).masked_fill_(apart, -100.0)
+        inside = (regions[..., None] == torch.arange(9, device=x.device)).to(x.dtype)
+        # A product, which a compiler computes once; comparisons it would repeat in the softmax of each head and image.
+        together = inside @ inside.transpose(1, 2)
+        return (together - 1) * 100
 
     def _regions(self, length: int, device: torch.device) -> torch.Tensor:
         """0, 1 or 2 for each of ``length`` rows or columns: before the last window, in it, wrapped around."""

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from detection.runtime import import_mmdet
-from tests.helpers import randomized
+from isvit_lightning.networks import calibrate_activations, calibrate_weights, switch
+from isvit_lightning.recipe import Bits
+from tests.helpers import DEFAULT_RECIPE, fold_all, randomized
 
 CHANNELS = 8
 
@@ -82,6 +84,17 @@ def build(config: dict[str, Any]) -> nn.Module:
     model: nn.Module = MODELS.build(ConfigDict(config))
     randomized(model)  # its result is of no use: `train` of mmdet's Swin returns nothing
     return model
+
+
+def calibrated(model: nn.Module, images: torch.Tensor, bits: Bits) -> nn.Module:
+    """``model`` quantized with ranges from ``images``, nothing tuned."""
+    opened = DEFAULT_RECIPE.open(model, bits)
+    switch(opened.model, weights=False, activations=True)
+    calibrate_activations(opened.model, lambda: opened.walk(images))
+    fold_all(opened)
+    switch(opened.model, weights=True, activations=True)
+    calibrate_weights(opened.model)
+    return opened.model
 
 
 def _box_head(coder: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line on detectors from end to end, in this process, and one sentence for each mistake."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from PIL import Image
 pytest.importorskip("mmdet")
 
 from detection.detector import Detection
-from isvit_lightning.cli import main
 from isvit_lightning.export.artifact import QuantizedNetwork
+from isvit_lightning.export.runs import export_hub, export_packed
+from isvit_lightning.program import main
 from isvit_lightning.storage.files import read_tensors
 from tests.detection.detectors import mask_rcnn_config
 
@@ -78,6 +80,16 @@ def test_test_gives_the_same_again(run: Path, capsys: pytest.CaptureFixture[str]
     assert "on 3 images" in printed
 
 
+def test_the_verbs_run_with_integer_products(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", str(run), "--runtime", "integer"]) == 0
+    printed = capsys.readouterr().out
+    assert "integer products" in printed
+    assert "box AP" in printed
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("predictions"))
+    assert main(["predict", str(tmp_path / "run"), "--runtime", "integer"]) == 0
+    assert len(list((tmp_path / "run" / "predictions").rglob("*.png"))) == 3
+
+
 @torch.no_grad()
 def test_the_file_alone_gives_the_same_network(run: Path, tmp_path: Path) -> None:
     """No configuration file of mmdet is needed any more, and every output is the same to the last bit."""
@@ -92,6 +104,36 @@ def test_the_file_alone_gives_the_same_network(run: Path, tmp_path: Path) -> Non
     assert metadata["preprocessing"]["divisor"] == 32
     assert "roi_head.bbox_head.shared_fcs.0.weight_packed" in tensors
     assert "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight_packed" in tensors
+
+
+@torch.no_grad()
+def test_a_hub_folder_gives_the_same_network(run: Path, tmp_path: Path) -> None:
+    folder = export_hub(run, tmp_path / "hub", Detection().load)
+    first, second = Detection().load(run), Detection().load(folder)
+    images = torch.randn(1, 3, 64, 96)
+    for one, other in zip(first.model.extract_feat(images), second.model.extract_feat(images), strict=True):  # type: ignore[operator]
+        assert torch.equal(one, other)
+    card, results = (folder / "README.md").read_text(), json.loads((run / "results.json").read_text())
+    assert "pipeline_tag: object-detection" in card
+    assert f"{results['metrics']['quantized']['box_ap']:.6g}" in card
+    assert "box ap" in card
+    assert export_packed(run, tmp_path / "packed", Detection().load).stat().st_size == results["size_bytes"]["packed"]
+
+
+@pytest.mark.export
+def test_its_backbone_leaves_as_a_graph(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    from detection.export import GraphBackbone
+    from isvit_lightning.export.openvino import OpenVinoNetwork
+
+    assert main(["export", str(run), "--format", "openvino", "--output", str(tmp_path)]) == 0
+    backbone = GraphBackbone(OpenVinoNetwork(tmp_path / "openvino" / "model.xml"))
+    assert [level.shape[2] for level in backbone(torch.randn(1, 3, *backbone.size))] == [
+        level.shape[2] for level in Detection().load(run).model.backbone(torch.randn(1, 3, *backbone.size))
+    ]
+    assert main(["export", str(run), "--format", "onnx-int4", "--output", str(tmp_path)]) == 2
+    assert "onnx-int4 holds classifiers" in capsys.readouterr().err
 
 
 def test_the_saved_network_is_the_measured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

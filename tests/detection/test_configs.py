@@ -11,7 +11,7 @@ pytest.importorskip("mmdet")
 
 from detection.cli import DetectionCLI
 from detection.data import CocoDataModule, DigitsDetectionDataModule
-from isvit_lightning.cli import chosen_program
+from isvit_lightning.program import chosen_program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = CONFIGS / "quickstart_detection.yaml"

@@ -162,3 +162,8 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(data: DigitsDetectionData
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(IsvitError, match=str(tmp_path)):
         Detection().load(tmp_path)
+
+
+def test_the_backbone_is_what_benchmarks_time() -> None:
+    network = build(mask_rcnn_config())
+    assert Detection().timed_part(network) is network.backbone

@@ -11,7 +11,6 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d, QuantLinear
 from isvit_lightning.networks import (
     calibrate_activations,
-    calibrate_weights,
     open_float,
     quantizers,
     require_calibrated,
@@ -23,7 +22,7 @@ from isvit_lightning.run.inspection import float_layers
 from isvit_lightning.run.pipeline import Calibration, require_equal_outputs
 from isvit_lightning.stages import Schedule
 from isvit_lightning.transforms import RotateHeads
-from tests.detection.detectors import build, cascade_config, mask_rcnn_config
+from tests.detection.detectors import build, calibrated, cascade_config, mask_rcnn_config
 from tests.helpers import DEFAULT_RECIPE as ISVIT
 from tests.helpers import fold_all
 
@@ -46,16 +45,6 @@ def predictions(model: nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
     return [value for each in found for value in (each.pred_instances.bboxes, each.pred_instances.scores)]
 
 
-def calibrated(config: dict[str, Any], bits: Bits) -> nn.Module:
-    opened = ISVIT.open(build(config), bits)
-    switch(opened.model, weights=False, activations=True)
-    calibrate_activations(opened.model, lambda: opened.walk(images()))
-    fold_all(opened)
-    switch(opened.model, weights=True, activations=True)
-    calibrate_weights(opened.model)
-    return opened.model
-
-
 @pytest.mark.parametrize("make", CONFIGS)
 def test_layers_that_do_not_quantize_change_no_prediction(make: Make) -> None:
     model = build(make())
@@ -69,7 +58,7 @@ def test_layers_that_do_not_quantize_change_no_prediction(make: Make) -> None:
 
 @pytest.mark.parametrize("make", CONFIGS)
 def test_one_pass_chooses_every_range(make: Make) -> None:
-    model = calibrated(make(), Bits(8, 8))
+    model = calibrated(build(make()), images(), Bits(8, 8))
     require_calibrated(model)
     boxes = predictions(model, images())[0]
     assert bool(torch.isfinite(boxes).all())

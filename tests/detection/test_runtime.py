@@ -9,8 +9,8 @@ import torch
 
 from detection import runtime
 from detection.ops.extension import NAME
-from isvit_lightning.cli import main
 from isvit_lightning.errors import IsvitError
+from isvit_lightning.program import main
 
 
 def test_the_packages_do_not_import_mmdet() -> None:
