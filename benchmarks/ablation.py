@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from isvit_lightning.cli import IsvitCLI, main
+from isvit_lightning.cli import IsvitCLI
+from isvit_lightning.program import main
 from isvit_lightning.quantizers import Uniform
 from isvit_lightning.recipe import Choice, Recipe, read_recipe
 from isvit_lightning.run.runner import Runner

@@ -20,7 +20,8 @@ from typing import cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from isvit_lightning.cli import IsvitCLI, main
+from isvit_lightning.cli import IsvitCLI
+from isvit_lightning.program import main
 from isvit_lightning.run.cost import float_step_seconds
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.stages import TuningStage, UnitStage

@@ -43,7 +43,7 @@ def start(arguments: Sequence[str], log: Path, environment: Mapping[str, str] | 
     """
     # Forked from a process that has imported everything already, which spares each attempt some seconds.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["isvit_lightning.cli"])
+    context.set_forkserver_preload(["isvit_lightning.program"])
     process = context.Process(target=_run, args=(list(arguments), str(log), dict(environment or {})))
     process.start()
     return process
@@ -56,7 +56,7 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
         os.dup2(file.fileno(), 2)
     import torch  # noqa: PLC0415 - only after the output is redirected
 
-    from isvit_lightning.cli import main  # noqa: PLC0415
+    from isvit_lightning.program import main  # noqa: PLC0415
 
     # The pool of threads of a forked process is not the one that a program starts with; one thread needs none.
     torch.set_num_threads(1)

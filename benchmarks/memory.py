@@ -30,7 +30,7 @@ RUNS = (
 # More steps or images to evaluate take longer, not more memory.
 _SHORT = ("--model.iterations", "2", "--data.evaluation_images", "64")
 _IMPORT = "import isvit_lightning.cli\nfrom isvit_lightning.run.results import peak_memory\nprint(peak_memory())"
-_FIT = "import sys\nfrom isvit_lightning.cli import main\nsys.exit(main(['fit', *sys.argv[1:]]))"
+_FIT = "import sys\nfrom isvit_lightning.program import main\nsys.exit(main(['fit', *sys.argv[1:]]))"
 
 
 def imported() -> int:

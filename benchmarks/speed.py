@@ -1,6 +1,6 @@
-"""The tables of ``docs/speed.md``: what each benchmark measured last, kept in ``docs/speed.yaml``.
+"""The tables of ``docs/speed.md``, ``deployment.md`` and the README: what each benchmark measured last.
 
-Every benchmark prints its table; with ``--record`` it also replaces its entry and its table on the page. By itself::
+Every benchmark prints its table; with ``--record`` it also replaces its entry and its table. By itself::
 
     python benchmarks/speed.py       # put all recorded tables into the page again
 """
@@ -19,9 +19,7 @@ import yaml
 
 RECORD = Path(__file__).parent.parent / "docs" / "speed.yaml"
 PAGE = RECORD.with_suffix(".md")
-_HEADER = (
-    "# What benchmarks/ measured; `python benchmarks/NAME.py --record` replaces an entry and its table in speed.md.\n"
-)
+_HEADER = "# What benchmarks/ measured; `python benchmarks/NAME.py --record` replaces an entry and its table.\n"
 
 Row = Mapping[str, str | float]
 
@@ -68,9 +66,20 @@ def record(name: str, rows: Sequence[Row]) -> None:
     RECORD.write_text(_HEADER + text, encoding="utf-8")
 
 
+def pages() -> list[Path]:
+    """The pages with tables."""
+    others = (PAGE.with_name("deployment.md"), PAGE.parent.parent / "README.md")
+    return [PAGE, *(path for path in others if path.exists())]
+
+
 def write_page() -> None:
-    """Put every recorded table between its markers on the page."""
-    text = PAGE.read_text(encoding="utf-8")
+    """Put every recorded table between its markers on the pages."""
+    for page in pages():
+        _fill(page)
+
+
+def _fill(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     for name, entry in read().items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, found, rest = text.partition(start)
@@ -80,7 +89,7 @@ def write_page() -> None:
                 f"load {entry['load']}"
             )
             text = f"{before}{start}{table(entry['rows'])}\n\n({where})\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
 
 
 def _cell(value: str | float) -> str:

@@ -52,17 +52,20 @@ def test_nothing_is_recorded_unasked(speed: ModuleType) -> None:
     assert not speed.RECORD.exists()
 
 
-def test_the_page_shows_what_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_pages_show_what_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import speed
 
-    page = ROOT / "docs" / "speed.md"
-    copy = tmp_path / "speed.md"
-    copy.write_text(page.read_text())
-    monkeypatch.setattr(speed, "PAGE", copy)
+    pages = speed.pages()
+    assert [page.name for page in pages] == ["speed.md", "deployment.md", "README.md"]
+    (tmp_path / "docs").mkdir()
+    for page in pages:
+        (tmp_path / page.relative_to(ROOT)).write_text(page.read_text())
+    monkeypatch.setattr(speed, "PAGE", tmp_path / "docs" / "speed.md")
     speed.write_page()
-    assert copy.read_text() == page.read_text()
+    assert [page.read_text() for page in speed.pages()] == [page.read_text() for page in pages]
     recorded = yaml.safe_load((ROOT / "docs" / "speed.yaml").read_text())
-    assert all(f"<!-- {name} -->" in page.read_text() and entry["rows"] for name, entry in recorded.items())
+    text = "".join(page.read_text() for page in pages)
+    assert all(f"<!-- {name} -->" in text and entry["rows"] for name, entry in recorded.items())
 
 
 def test_ranges() -> None:
@@ -170,3 +173,32 @@ def test_processes_fail_where_a_stage_is_too_slow(
     monkeypatch.setattr("sys.argv", ["processes.py", "--config", "some.yaml"])
     assert processes.run() == status
     assert "| short |" in capsys.readouterr().out
+
+
+def test_deployment(speed: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import deployment
+
+    from isvit_lightning.run.benchmark import pytorch
+
+    monkeypatch.setattr(pytorch, "missing_compiler", lambda device: "there is no C++ compiler c")
+    monkeypatch.setitem(deployment.NETWORKS, "deit_small", "test_vit")
+    deployment.main(
+        ["deit_small", "--threads", "1", "--batches", "1,2", "--engines", "pytorch", "--repeats", "2", "--record"]
+    )
+    rows = speed.read()["deployment_deit_small"]["rows"]
+    assert [(row["form"], row["images"]) for row in rows[:3]] == [
+        (name, "1") for name in ("float, eager", "simulated, eager", "integer, eager")
+    ]
+    assert all(float(row["to float"]) > 0 for row in rows if row["ms"])
+    sizes = {row["form"]: row for row in speed.read()["deployment_deit_small_size"]["rows"]}
+    assert float(sizes["integer, eager"]["file, MB"]) < float(sizes["float, eager"]["file, MB"])
+    assert "| integer, eager |" in capsys.readouterr().out
+
+
+def test_what_deployment_wants_is_named_as_forms_are() -> None:
+    import deployment
+
+    from isvit_lightning.run.benchmark.timing import Speed
+
+    assert deployment.wanted_of("vit_base", Speed("PyTorch", "integer, compiled", 1, 1)) == "2.3"
+    assert deployment.wanted_of("vit_base", Speed("PyTorch", "integer, eager", 1, 1)) == ""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from isvit_lightning.cli import IsvitCLI, main
+from isvit_lightning.cli import IsvitCLI
+from isvit_lightning.program import main
 from isvit_lightning.run.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,10 +17,10 @@ import yaml
 
 import isvit_lightning
 from isvit_lightning import search, stages, transforms
-from isvit_lightning.cli import main
 from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.networks import quantizers
+from isvit_lightning.program import main
 from isvit_lightning.quantizers import Format, PerTensor, Quantizer, Search, Spec, formats
 from isvit_lightning.recipe import Choice, Placement, Recipe, read_recipe, recipe_file, recipe_names
 from isvit_lightning.run.verbs import Verbs
