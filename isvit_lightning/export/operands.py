@@ -8,6 +8,8 @@ import torch
 from isvit_lightning.export.thresholds import thresholds_of
 from isvit_lightning.quantizers import Quantizer
 
+SEVEN_BITS = 128
+"""Codes of which two products with an int8 can be summed in 16 bits, as x86 without VNNI does."""
 _OCTAVES = 7
 """Powers of two that a positive int8 holds: 1 to 64."""
 

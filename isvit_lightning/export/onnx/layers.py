@@ -21,10 +21,13 @@ class Seen:
     Args:
         ranges: by path of the quantizer.
         flipped_at_most: share of a tensor's numbers that a lookup may flip.
+        wide: whether an input has codes of more than 7 bits; weights then have zero points, all of them zero, without
+            which ONNX Runtime cannot be asked for sums that do not overflow.
     """
 
     ranges: Mapping[str, Range]
     flipped_at_most: float = FLIPPED_AT_MOST
+    wide: bool = False
 
     def encoder(self, encoding: Encoding, path: str, summed: int | None = None) -> Encoder:
         """The encoder of a quantizer.
@@ -45,11 +48,12 @@ class GraphWeight(nn.Module):
     Args:
         product: the layer.
         axis: of the output channels in what the operator reads.
+        wide: whether zero points are written where they are all zero.
     """
 
     zero_point: torch.Tensor | None
 
-    def __init__(self, product: LoweredLinear, axis: int) -> None:
+    def __init__(self, product: LoweredLinear, axis: int, wide: bool) -> None:
         super().__init__()
         self.axis = axis
         self.is_integer = product.weight is not None
@@ -59,7 +63,7 @@ class GraphWeight(nn.Module):
         zero_point = product.weight.zero_point.to(torch.int8)
         self.register_buffer("integers", _turned(product.weight.integers, axis))
         self.register_buffer("scale", product.weight.scale)
-        self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
+        self.register_buffer("zero_point", zero_point if wide or bool(zero_point.any()) else None)
 
     def forward(self) -> torch.Tensor:
         """The weight in float."""
@@ -90,7 +94,7 @@ class GraphLinear(nn.Module):
             # Its shift is in the bias.
             encoding = replace(encoding, values=encoding.values + encoding.shift, shift=0.0)
         self.encoder = None if encoding is None else seen.encoder(encoding, f"{path}.input_quantizer")
-        self.weight = GraphWeight(product, axis=1)
+        self.weight = GraphWeight(product, 1, seen.wide)
         # ONNX Runtime makes a float Gemm of a product and a bias of one axis, before it looks for integers.
         self.register_buffer("bias", None if product.bias is None else product.bias.view(1, 1, -1))
 
@@ -118,7 +122,7 @@ class GraphConv2d(nn.Module):
         super().__init__()
         encoding = product.encoding
         self.encoder = None if encoding is None else seen.encoder(encoding, f"{path}.input_quantizer")
-        self.weight = GraphWeight(product, axis=0)
+        self.weight = GraphWeight(product, 0, seen.wide)
         self.geometry = (product.stride, product.padding, product.dilation, product.groups)
         self.register_buffer("bias", product.bias)
 

@@ -12,7 +12,7 @@ from isvit_lightning.export.lower import Lowered, LoweredLinear, lower
 from isvit_lightning.export.onnx.encoders import Encoder
 from isvit_lightning.export.onnx.layers import GraphConv2d, GraphLinear, GraphMatMul, Seen, graph_layer
 from isvit_lightning.export.onnx.lookup import FLIPPED_AT_MOST, Range
-from isvit_lightning.export.operands import Steps, encoding_of
+from isvit_lightning.export.operands import SEVEN_BITS, Affine, Steps, encoding_of
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Quantizer, Role
 
@@ -52,7 +52,7 @@ def graph_network(
         IsvitError: a quantizer is not calibrated, or has no integer codes.
     """
     products = lower(model)
-    seen = Seen(_ranges(model, images), flipped_at_most)
+    seen = Seen(_ranges(model, images), flipped_at_most, _is_wide(products))
     network = copy.deepcopy(model)
     for path, product in products.items():
         _replace(network, path, graph_layer(product, seen, path))
@@ -63,6 +63,12 @@ def graph_network(
     floats = {path: product.reason for path, product in products.items() if product.reason is not None}
     network.eval()
     return GraphNetwork(network, flipped, floats | _floats(network, floats), _notes(products))
+
+
+def _is_wide(products: Mapping[str, Lowered]) -> bool:
+    """Whether a weight meets codes of more than 7 bits."""
+    encodings = [product.encoding for product in products.values() if isinstance(product, LoweredLinear)]
+    return any(isinstance(encoding, Affine) and encoding.n_codes > SEVEN_BITS for encoding in encodings)
 
 
 def _notes(products: Mapping[str, Lowered]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.export.lower import Lowered, LoweredConv2d, LoweredLinear, LoweredMatMul, float_products, lower
-from isvit_lightning.export.operands import Affine, Encoding, encoding_of
+from isvit_lightning.export.operands import SEVEN_BITS, Affine, Encoding, encoding_of
 from isvit_lightning.export.runtime.encode import Snap
 from isvit_lightning.export.runtime.layers import (
     FloatConv2d,
@@ -159,7 +159,7 @@ def _(product: LoweredMatMul, onednn: bool) -> nn.Module:  # noqa: ARG001 - prod
 
 def _overflows(encoding: Encoding) -> bool:
     """Whether sums of such codes are too large for this machine."""
-    return isinstance(encoding, Affine) and encoding.n_codes > 128 and not has_wide_sums()
+    return isinstance(encoding, Affine) and encoding.n_codes > SEVEN_BITS and not has_wide_sums()
 
 
 def _replace(model: nn.Module, path: str, layer: nn.Module) -> None:

@@ -102,6 +102,14 @@ def test_weights_of_8_bits_with_zero_points_are_told(tmp_path: Path) -> None:
     torch.testing.assert_close(OnnxNetwork(report.path)(images), network(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("bits", [Bits(4, 4), Bits(4, 8), Bits(7, 8), Bits(8, 8)])
+def test_sums_do_not_overflow(bits: Bits, tmp_path: Path) -> None:
+    """On x86 without VNNI the engine by itself adds two products in 16 bits."""
+    network, images = vit(bits)
+    report = export_onnx(network, tmp_path / "network.onnx", images=images)
+    torch.testing.assert_close(OnnxNetwork(report.path)(images), network(images), rtol=2e-3, atol=2e-3)
+
+
 def test_without_images_a_file_is_written_and_not_compared(tmp_path: Path) -> None:
     network, _ = vit()
     assert export_onnx(network, tmp_path / "network.onnx").distance is None

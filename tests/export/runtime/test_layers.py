@@ -9,7 +9,7 @@ from torch import nn
 from isvit_lightning.export.lower import LoweredConv2d, LoweredLinear, LoweredMatMul, lower
 from isvit_lightning.export.runtime import products
 from isvit_lightning.export.runtime.layers import Int8Linear, IntegerMatMul, OneDnnConv2d, OneDnnLinear
-from isvit_lightning.export.runtime.products import has_onednn
+from isvit_lightning.export.runtime.products import has_onednn, has_wide_sums
 from isvit_lightning.layers import QuantConv2d, QuantMatMul
 from isvit_lightning.quantizers import Format, Granularity, PerChannel, PerTensor, Role, Sulq
 from tests.export.test_lower import draws, linear, quantizer
@@ -27,6 +27,8 @@ def test_a_linear_layer(kind: Kind, bits: int, form: Format | None) -> None:
     product = lower(nn.Sequential(layer))["0"]
     assert isinstance(product, LoweredLinear)
     assert product.encoding is not None
+    if kind is OneDnnLinear and bits == 8 and not has_wide_sums():
+        pytest.skip("this machine sums products of 8 bits in 16 bits")
     integer = kind(product, product.encoding, product.weight)
     torch.testing.assert_close(integer(x), layer(x), rtol=2e-6, atol=2e-6)
     torch.testing.assert_close(integer(x[0, 0]), layer(x[0, 0]), rtol=2e-6, atol=2e-6)

@@ -12,6 +12,7 @@ from isvit_lightning import QuantizedNetwork
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export import integer
 from isvit_lightning.export.runtime import network as module
+from isvit_lightning.export.runtime.products import has_wide_sums
 from isvit_lightning.layers import QuantLinear, QuantMatMul
 from isvit_lightning.quantizers import Log, Sulq
 from isvit_lightning.recipe import Choice, Placement, Recipe
@@ -57,7 +58,8 @@ def test_each_layer_gives_the_same_for_the_same_input(build: Callable[[], nn.Mod
         for path, (inputs, output) in observed(network, batch).items():
             scale = float(output.abs().max())
             torch.testing.assert_close(fast.model.get_submodule(path)(*inputs), output, rtol=0, atol=3e-6 * scale)
-    assert fast.float_products == {"patch_embed.proj": "its input is float"}
+    if bits < 8 or has_wide_sums():
+        assert fast.float_products == {"patch_embed.proj": "its input is float"}
 
 
 def test_probabilities_of_more_than_four_bits_stay_float() -> None:
