@@ -3,7 +3,7 @@
 from isvit_lightning.stages.finetune import Finetune, FinetuneStage
 from isvit_lightning.stages.fold import Fold, FoldStage
 from isvit_lightning.stages.inputs import Inputs
-from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError
+from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError, Surroundings, UnitLoss
 from isvit_lightning.stages.ranges import Ranges
 from isvit_lightning.stages.rounding import AdaRound
 from isvit_lightning.stages.schedule import Schedule
@@ -30,9 +30,11 @@ __all__ = [
     "Stage",
     "Step",
     "StraightThrough",
+    "Surroundings",
     "Trainables",
     "Tune",
     "TuningStage",
+    "UnitLoss",
     "UnitStage",
     "Work",
 ]

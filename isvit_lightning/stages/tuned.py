@@ -116,6 +116,11 @@ class TunedUnit:
         """Loss of the last step."""
         return self._gradients[0].loss.clone()
 
+    @property
+    def held(self) -> HeldWeights:
+        """A context in which the unit computes with its quantized weights as they are tuned by now."""
+        return self._held
+
     def differentiate(
         self,
         chosen: torch.Tensor,

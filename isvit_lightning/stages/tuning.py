@@ -15,7 +15,7 @@ from isvit_lightning.stages.compilation import callable_of
 from isvit_lightning.stages.dropping import Dropper
 from isvit_lightning.stages.halving import MicroBatch
 from isvit_lightning.stages.inputs import Inputs, draw_batch, mixed
-from isvit_lightning.stages.losses import Loss, NormalizedError, UnitLoss
+from isvit_lightning.stages.losses import Loss, NormalizedError, Suffix, Surroundings, UnitLoss
 from isvit_lightning.stages.passes import moved
 from isvit_lightning.stages.step import Fit, Step, Work
 from isvit_lightning.stages.trainables import StraightThrough, Trainables, scale_groups
@@ -182,7 +182,7 @@ class TuningStage(UnitStage):
         self._now = _Now(
             TunedUnit(trained, scales, optimizer.optimizer, share, self._pieces),
             callable_of(unit, compiles),
-            choice.loss.prepare(unit, self.targets, self.device, self._processes),
+            choice.loss.prepare(self._surroundings()),
             Dropper(unit, self.inputs, choice.inputs.drop, self.device),
         )
         # Draws depend on seed, step and unit alone, so that neither resuming nor the order of work changes them.
@@ -202,6 +202,9 @@ class TuningStage(UnitStage):
         # Every process draws for all images of the batch, so that the number of processes changes no draw.
         from_float = self.choice.inputs.draw(len(chosen), self.inputs.shapes, self._generator)
         now.dropper.draw(len(chosen), self._generator)
+        if now.loss.is_due(step, self.steps):
+            with tuned.held:
+                now.loss.refresh()
 
         def loss_of(part: torch.Tensor) -> torch.Tensor:
             rows = chosen[part] // self._processes
@@ -238,6 +241,26 @@ class TuningStage(UnitStage):
         if self._now is None:
             raise RuntimeError("no unit is being tuned")
         return self._now
+
+    def _surroundings(self) -> Surroundings:
+        """The unit of this epoch, and what is around it."""
+        unit, index = self.unit, self.plan[self.current_epoch]
+        is_chain = self.quantized.run is None and not any(one.named or one.source for one in self.quantized.units)
+
+        @torch.no_grad()
+        def outputs(rows: torch.Tensor) -> Data:
+            return unit(moved(self.inputs[rows], self.device))
+
+        return Surroundings(
+            unit,
+            self.targets,
+            self.device,
+            outputs,
+            Suffix(self.target.units[index + 1 :]) if is_chain else None,
+            self._rank,
+            self._processes,
+            self.schedule.caches.chunk,
+        )
 
     def _roll_back(self, tuned: TunedUnit) -> None:
         """Give the unit its best state back: tuning ended in NaN or infinity."""

@@ -1,8 +1,7 @@
-"""How far a unit's output lies from the float unit's."""
+"""Squared errors: as they are, or relative to the variance of what they are errors of."""
 
 import operator
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,30 +10,13 @@ from torch import nn
 from typing_extensions import override
 
 from isvit_lightning.layers import QuantConv2d
-from isvit_lightning.networks import Data, Unit
+from isvit_lightning.networks import Data
+from isvit_lightning.stages.losses.loss import Loss, Surroundings, UnitLoss
 from isvit_lightning.stages.passes import Rows
 from isvit_lightning.system.processes import sum_over_processes
 
-UnitLoss = Callable[[Data, Data, torch.Tensor], torch.Tensor]
-"""Loss, a scalar, of the outputs of some images, given the targets and the places of the images among all rows."""
-
 _ROWS = 16
 """Images that statistics of targets are taken of at once."""
-
-
-class Loss(ABC):
-    """What a unit is tuned to make small. Subclasses are frozen dataclasses of plain choices."""
-
-    @abstractmethod
-    def prepare(self, unit: Unit, targets: Rows, device: torch.device, processes: int) -> UnitLoss:
-        """The loss of one unit.
-
-        Args:
-            unit: the quantized unit.
-            targets: outputs of the float unit on the images of this process.
-            device: where the unit computes.
-            processes: how many processes hold a share of the images.
-        """
 
 
 @dataclass(frozen=True)
@@ -42,9 +24,11 @@ class SquaredError(Loss):
     """Squared error as published (I&S-ViT, arXiv 2311.10126, eq. 12)."""
 
     @override
-    def prepare(self, unit: Unit, targets: Rows, device: torch.device, processes: int) -> UnitLoss:
-        return lambda outputs, wanted, _places: sum_of(
-            reconstruction_loss(output, wanted[name]) for name, output in outputs.items()
+    def prepare(self, around: Surroundings) -> UnitLoss:
+        return UnitLoss(
+            lambda outputs, wanted, _places: sum_of(
+                reconstruction_loss(output, wanted[name]) for name, output in outputs.items()
+            )
         )
 
 
@@ -57,16 +41,23 @@ class NormalizedError(Loss):
     """
 
     @override
-    def prepare(self, unit: Unit, targets: Rows, device: torch.device, processes: int) -> UnitLoss:
-        if unit.mixed:
-            by_channel = channel_variance(targets, device, processes)
-            return lambda outputs, wanted, _places: sum_of(
-                reconstruction_loss(output, wanted[name], by_channel[name]) for name, output in outputs.items()
+    def prepare(self, around: Surroundings) -> UnitLoss:
+        device = around.device
+        if around.unit.mixed:
+            by_channel = channel_variance(around.targets, device, around.processes)
+            return UnitLoss(
+                lambda outputs, wanted, _places: sum_of(
+                    reconstruction_loss(output, wanted[name], by_channel[name]) for name, output in outputs.items()
+                )
             )
-        by_token = token_variance(targets, unit.module)
-        return lambda outputs, wanted, places: sum_of(
-            reconstruction_loss(output, wanted[name], by_token[name][places].to(device) if name in by_token else None)
-            for name, output in outputs.items()
+        by_token = token_variance(around.targets, around.unit.module)
+        return UnitLoss(
+            lambda outputs, wanted, places: sum_of(
+                reconstruction_loss(
+                    output, wanted[name], by_token[name][places].to(device) if name in by_token else None
+                )
+                for name, output in outputs.items()
+            )
         )
 
 
@@ -89,14 +80,6 @@ def reconstruction_loss(
     """
     error = (output - target).square_()
     return (error if variance is None else error / variance).mean() * output.shape[1]
-
-
-def divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Divergence ``(batch,)`` in nats of the softmax of ``logits (batch, classes)`` from that of ``wanted``."""
-    # Half precision is too coarse for the difference of two logarithms.
-    kind = torch.promote_types(wanted.dtype, torch.float32)
-    log_p, log_q = wanted.to(kind).log_softmax(dim=1), logits.to(kind).log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
 def token_variance(targets: Rows, module: nn.Module) -> Data:

@@ -9,7 +9,8 @@ from torch import nn
 from isvit_lightning.layers import QuantConv2d
 from isvit_lightning.networks import SINGLE, Data, Unit
 from isvit_lightning.stages import NormalizedError, SquaredError
-from isvit_lightning.stages.losses import channel_variance, reconstruction_loss, token_variance
+from isvit_lightning.stages.losses import Surroundings
+from isvit_lightning.stages.losses.squared import channel_variance, reconstruction_loss, token_variance
 from isvit_lightning.stages.passes import Held
 
 CPU = torch.device("cpu")
@@ -69,6 +70,10 @@ def unit_of(mixed: bool = False) -> Unit:
     return Unit("unit", nn.Identity(), lambda value: value, mixed=mixed, named=True)
 
 
+def around(targets: Data, mixed: bool = False) -> Surroundings:
+    return Surroundings(unit_of(mixed), Held(targets), CPU, lambda rows: {})
+
+
 def rows() -> tuple[Data, Data]:
     """Outputs and targets of a unit that gives tokens and logits."""
     outputs = {"tokens": torch.randn(20, 5, 8), "logits": torch.randn(20, 4)}
@@ -85,7 +90,7 @@ def of_places(data: Data) -> Data:
 
 def test_the_squared_error_is_summed_over_outputs() -> None:
     outputs, targets = rows()
-    loss = SquaredError().prepare(unit_of(), Held(targets), CPU, 1)
+    loss = SquaredError().prepare(around(targets))
     expected = sum(
         float((outputs[name][PLACES] - target[PLACES]).square().sum(dim=1).mean()) for name, target in targets.items()
     )
@@ -94,7 +99,7 @@ def test_the_squared_error_is_summed_over_outputs() -> None:
 
 def test_the_normalized_error_reads_the_variance_of_the_images_of_the_batch() -> None:
     outputs, targets = rows()
-    loss = NormalizedError().prepare(unit_of(), Held(targets), CPU, 1)
+    loss = NormalizedError().prepare(around(targets))
     variance = targets["tokens"].var(dim=-1, keepdim=True)
     tokens = (outputs["tokens"] - targets["tokens"]).square() / variance
     logits = (outputs["logits"] - targets["logits"]).square()
@@ -104,7 +109,7 @@ def test_the_normalized_error_reads_the_variance_of_the_images_of_the_batch() ->
 
 def test_channels_of_different_quantities_are_divided_by_their_own_variance() -> None:
     outputs, targets = rows()
-    loss = NormalizedError().prepare(unit_of(mixed=True), Held(targets), CPU, 1)
+    loss = NormalizedError().prepare(around(targets, mixed=True))
     expected = 0.0
     for name, target in targets.items():
         variance = target.flatten(0, -2).var(dim=0, correction=0)
@@ -115,7 +120,7 @@ def test_channels_of_different_quantities_are_divided_by_their_own_variance() ->
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_target_that_does_not_vary_gives_a_finite_loss(mixed: bool) -> None:
     targets = {SINGLE: torch.ones(4, 3, 5)}
-    loss = NormalizedError().prepare(unit_of(mixed), Held(targets), CPU, 1)
+    loss = NormalizedError().prepare(around(targets, mixed))
     places = torch.arange(4)
     assert float(loss(targets, targets, places)) == 0
     assert math.isfinite(float(loss({SINGLE: torch.zeros(4, 3, 5)}, targets, places)))
@@ -124,5 +129,5 @@ def test_a_target_that_does_not_vary_gives_a_finite_loss(mixed: bool) -> None:
 def test_the_loss_differentiates_towards_the_outputs() -> None:
     outputs, targets = rows()
     outputs = {name: tensor.requires_grad_() for name, tensor in outputs.items()}
-    NormalizedError().prepare(unit_of(), Held(targets), CPU, 1)(outputs, targets, torch.arange(20)).backward()
+    NormalizedError().prepare(around(targets))(outputs, targets, torch.arange(20)).backward()
     assert all(tensor.grad is not None and bool(tensor.grad.any()) for tensor in outputs.values())
