@@ -1,5 +1,6 @@
 """OpenVINO's own files, converted from an ONNX graph, and a way to run them."""
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -82,6 +83,19 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@functools.cache
+def shared_core() -> Any:
+    """OpenVINO's core, one for the process.
+
+    Each of its plugins for the CPU lends the process a stack for signals and gives back the one that it saw before;
+    where two end in the order in which they began, that is a stack that is gone, and the next signal ends the process.
+
+    Raises:
+        IsvitError: openvino is not installed.
+    """
+    return require("openvino").Core()
+
+
 class OpenVinoNetwork(nn.Module):
     """A network that OpenVINO computes, on the CPU.
 
@@ -99,9 +113,8 @@ class OpenVinoNetwork(nn.Module):
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         super().__init__()
-        openvino = require("openvino")
         self._path = path = Path(path)
-        self._core = openvino.Core()
+        self._core = shared_core()
         # One request at a time, in float32 where a product is not one of integers, whatever the processor has.
         self._options: dict[str, Any] = {"NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:

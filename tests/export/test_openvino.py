@@ -1,5 +1,7 @@
 """OpenVINO's files, against ONNX Runtime and the simulated network."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,26 @@ def test_another_programs_file(tmp_path: Path) -> None:
     openvino.save_model(openvino.Model([ops.relu(x)], [x]), tmp_path / "network.xml")
     with pytest.raises(IsvitError, match="has format None"):
         OpenVinoNetwork(tmp_path / "network.xml")
+
+
+ONE_AFTER_ANOTHER = """
+import faulthandler, signal, subprocess, sys
+import torch
+from isvit_lightning.export.openvino import OpenVinoNetwork
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+networks = [OpenVinoNetwork(sys.argv[1]) for _ in range(2)]
+for network in networks:
+    network(torch.zeros(1, 3, 16, 16))
+del network
+while networks:
+    del networks[0]
+subprocess.run(["true"], check=True)
+"""
+
+
+def test_signals_are_handled_when_two_networks_are_gone(
+    written: tuple[QuantizedNetwork, torch.Tensor, Path],
+) -> None:
+    subprocess.run([sys.executable, "-c", ONE_AFTER_ANOTHER, str(written[2])], check=True, timeout=120)

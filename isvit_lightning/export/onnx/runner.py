@@ -63,7 +63,7 @@ def session(content: bytes, name: str, threads: int | None = None, optimized: Pa
     # Products with weights of 4 bits in float, as they are meant; by itself the engine rounds their inputs to 8 bits.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if _has_zero_points(content):
-        # Exact sums of uint8 times int8 on x86 without VNNI too, where the engine by itself lets pairs of them overflow.
+        # Exact sums of uint8 times int8 on x86 without VNNI too, where the engine else lets pairs of them overflow.
         options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads

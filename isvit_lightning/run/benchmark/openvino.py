@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from isvit_lightning.export.onnx.engines import require
-from isvit_lightning.export.openvino import OpenVinoNetwork, export_openvino
+from isvit_lightning.export.openvino import OpenVinoNetwork, export_openvino, shared_core
 from isvit_lightning.run.benchmark.forms import Form, Forms, made
 from isvit_lightning.run.benchmark.graphs import Graph, Graphs
 from isvit_lightning.run.benchmark.resident import resident_bytes
@@ -51,7 +50,7 @@ def _profile(path: Path, size: tuple[int, ...], floats: Mapping[str, str]) -> di
         size: channels, height and width of an image.
         floats: why products are written as ones of floats, by path of their layer.
     """
-    core = require("openvino").Core()
+    core = shared_core()
     model = core.read_model(path)
     model.reshape([1, *size])
     graph = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
