@@ -12,6 +12,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantWindowAttention
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Quantizer
+from isvit_lightning.stages.losses import Surroundings
 
 QuantLayer = QuantLinear | QuantConv2d
 
@@ -57,6 +58,31 @@ class UnitTrainables:
     def __init__(self, groups: Sequence[Group], weights: Sequence[TrainedWeight] = ()) -> None:
         self.groups = list(groups)
         self.weights = list(weights)
+
+    def phase(self, step: int, steps: int) -> tuple[int, int]:
+        """Place of a step in its phase and the length of that phase; each phase has a fresh optimizer.
+
+        Args:
+            step: number of the step, from 0.
+            steps: how many there are.
+        """
+        return step, steps
+
+    def advance(self, step: int, steps: int, around: Surroundings) -> None:
+        """Change what is tuned before the first step of a later phase; all processes that share the images do at once.
+
+        Args:
+            step: number of the step, from 0.
+            steps: how many there are.
+            around: the unit and its inputs.
+        """
+
+    def finish(self, around: Surroundings) -> None:
+        """Do what wants the inputs of the unit, behind the last step; all processes that share the images do at once.
+
+        Args:
+            around: the unit and its inputs.
+        """
 
     def penalty(self, progress: float) -> torch.Tensor | None:
         """What is added to the loss of a step; None for nothing.

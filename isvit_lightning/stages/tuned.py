@@ -202,11 +202,10 @@ class TunedUnit:
         return self._best.loss
 
     def close(self) -> None:
-        """Nothing is tuned any more."""
+        """Nothing of it is tuned any more."""
         for tensor in self.tensors:
             tensor.requires_grad_(False)
             tensor.grad = None
-        self._trained.harden()
         self._gradients.clear()
         self._best.let_go()
         self._optimizer.state.clear()

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from isvit_lightning.stages.inputs import Inputs, draw_batch, mixed
 from isvit_lightning.stages.losses import Loss, NormalizedError, Suffix, Surroundings, UnitLoss
 from isvit_lightning.stages.passes import moved
 from isvit_lightning.stages.step import Fit, Step, Work
-from isvit_lightning.stages.trainables import StraightThrough, Trainables, scale_groups
+from isvit_lightning.stages.trainables import StraightThrough, Trainables, UnitTrainables, scale_groups
 from isvit_lightning.stages.tuned import Share, TunedUnit
 from isvit_lightning.stages.walk import Recalibration, UnitStage
 from isvit_lightning.system.processes import require_equal, sum_over_processes
@@ -42,6 +42,7 @@ class Tune(Step):
         recalibrate: when the ranges of activations are chosen anew: never, once before the step (stage), or before each
             unit on the inputs that the unit is tuned with.
         iterations: optimizer steps per unit; null takes those of the run.
+        rounds: how many times as many steps are taken, such as 2 in a recipe that tunes once where others tune twice.
 
     Raises:
         IsvitError: a rate or a number is out of its range, or nothing is quantized.
@@ -56,6 +57,7 @@ class Tune(Step):
     range_learning_rate: float = 1e-2
     recalibrate: Recalibration = "never"
     iterations: int | None = None
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.range_learning_rate < math.inf:
@@ -63,11 +65,12 @@ class Tune(Step):
                 f"model.recipe has a range_learning_rate of {self.range_learning_rate}, expected 0 or a positive one: "
                 "change it under steps or changes."
             )
-        if self.iterations is not None and self.iterations < 1:
-            raise IsvitError(
-                f"The step {self.name} has {self.iterations} iterations, expected 1 or more: change them under "
-                "model.recipe.steps."
-            )
+        for name, value in (("iterations", self.iterations), ("rounds", self.rounds)):
+            if value is not None and value < 1:
+                raise IsvitError(
+                    f"The step {self.name} has {value} {name}, expected 1 or more: change them under "
+                    "model.recipe.steps."
+                )
         if not (self.weights or self.activations):
             raise IsvitError(
                 f"The step {self.name} quantizes nothing, expected weights or activations: set one of them to true "
@@ -99,13 +102,17 @@ class _Now:
     """The unit that is being tuned.
 
     Args:
+        trained: what of it is tuned.
         tuned: its tensors.
+        around: the unit and its inputs.
         run: the unit itself, or a compiled function around it.
         loss: what is made small.
         dropper: draws the elements that stay unquantized.
     """
 
+    trained: UnitTrainables
     tuned: TunedUnit
+    around: Surroundings
     run: Callable[[Data], Data]
     loss: UnitLoss
     dropper: Dropper
@@ -133,7 +140,7 @@ class TuningStage(UnitStage):
     @property
     @override
     def steps(self) -> int:
-        return self.choice.iterations or self.schedule.iterations
+        return self.choice.rounds * (self.choice.iterations or self.schedule.iterations)
 
     @property
     @override
@@ -167,27 +174,28 @@ class TuningStage(UnitStage):
         """Prepare the unit, and the optimizer for it."""
         super().on_train_epoch_start()
         choice, unit, compiles = self.choice, self.unit, self.schedule.compile
-        trained = choice.trainables.of(unit.module, compiles)
-        scales = scale_groups(unit.module, choice.range_learning_rate)
-        share = Share(
-            self.schedule.micro_batch,
-            16 if self.device.type == "cpu" else self.schedule.batch_size,
-            self.device,
-            self._rank,
-            self._processes,
-            halves=self.shards_images,
-        )
-        self._pieces = self._pieces or MicroBatch(share.size)
-        optimizer: Any = self.optimizers()
+        trained, around = choice.trainables.of(unit.module, compiles), self._surroundings()
         self._now = _Now(
-            TunedUnit(trained, scales, optimizer.optimizer, share, self._pieces),
+            trained,
+            self._tuned(trained),
+            around,
             callable_of(unit, compiles),
-            choice.loss.prepare(self._surroundings()),
+            choice.loss.prepare(around),
             Dropper(unit, self.inputs, choice.inputs.drop, self.device),
         )
         # Draws depend on seed, step and unit alone, so that neither resuming nor the order of work changes them.
         number = self.plan[self.current_epoch]
         self._generator.manual_seed((self._seed * 10 + self._number) * 10_000 + number)
+
+    def _tuned(self, trained: UnitTrainables) -> TunedUnit:
+        """The tensors of the current unit that are to be tuned, in the hands of the emptied optimizer."""
+        schedule = self.schedule
+        usual = 16 if self.device.type == "cpu" else schedule.batch_size
+        share = Share(schedule.micro_batch, usual, self.device, self._rank, self._processes, self.shards_images)
+        self._pieces = self._pieces or MicroBatch(share.size)
+        optimizer: Any = self.optimizers()
+        scales = scale_groups(self.unit.module, self.choice.range_learning_rate)
+        return TunedUnit(trained, scales, optimizer.optimizer, share, self._pieces)
 
     @override
     def training_step(self, step: int) -> None:
@@ -196,6 +204,9 @@ class TuningStage(UnitStage):
         Args:
             step: number of the step within the unit, from 0.
         """
+        place, length = self._current.trained.phase(step, self.steps)
+        if step and not place:
+            self._begin_phase(step)
         now, optimizer = self._current, self.optimizers()
         tuned = now.tuned
         chosen = draw_batch(len(self.images), self.schedule.batch_size, self._generator)
@@ -223,8 +234,8 @@ class TuningStage(UnitStage):
         tuned.finish_gradients(step / self.steps)
         if step == 0:
             self.first_loss = self.last_loss
-        tuned.offer(self.last_loss, step, self.steps)
-        tuned.step(0.5 * (1 + math.cos(math.pi * step / self.steps)), optimizer.step)  # type: ignore[union-attr]
+        tuned.offer(self.last_loss, place, length)
+        tuned.step(0.5 * (1 + math.cos(math.pi * place / length)), optimizer.step)  # type: ignore[union-attr]
         if step == self.steps - 1 and not tuned.finite(self.last_loss):
             self._roll_back(tuned)
 
@@ -232,9 +243,19 @@ class TuningStage(UnitStage):
     def on_train_epoch_end(self) -> None:
         """Close the unit: its weights are final for this step."""
         super().on_train_epoch_end()
-        self._current.tuned.close()
+        now = self._current
+        now.tuned.close()
+        now.trained.finish(now.around)
+        now.trained.harden()
         if self._processes > 1:
             require_equal(self.unit.module, self.unit.name)
+
+    def _begin_phase(self, step: int) -> None:
+        """Let what is tuned change, and give the optimizer what it is now."""
+        now = self._current
+        now.tuned.close()
+        now.trained.advance(step, self.steps, now.around)
+        self._now = replace(now, tuned=self._tuned(now.trained))
 
     @property
     def _current(self) -> "_Now":

@@ -130,20 +130,15 @@ def test_states_are_offered_ten_times_at_most() -> None:
     assert line.weight.tolist() == [90.0] * 3
 
 
-def test_a_closed_unit_has_no_gradients_and_is_hardened() -> None:
-    calls = []
-
-    class Hardened(UnitTrainables):
+def test_a_closed_unit_has_no_gradients() -> None:
+    class Penalized(UnitTrainables):
         def penalty(self, progress: float) -> torch.Tensor:
             return self.groups[0].tensors[0].sum() * progress
-
-        def harden(self) -> None:
-            calls.append(self.groups[0].tensors[0].requires_grad)
 
     weight = torch.ones(2)
     optimizer = torch.optim.Adam([torch.zeros((), requires_grad=True)])
     share = Share(None, 16, CPU)
-    tuned = TunedUnit(Hardened([Group([weight], 0.1)]), [], optimizer, share, MicroBatch(16))
+    tuned = TunedUnit(Penalized([Group([weight], 0.1)]), [], optimizer, share, MicroBatch(16))
     tuned.differentiate(torch.arange(3), lambda part: weight.sum() * 2, lambda loss: loss.backward(), "unit")
     tuned.finish_gradients(0.25)
     assert weight.grad is not None
@@ -151,7 +146,7 @@ def test_a_closed_unit_has_no_gradients_and_is_hardened() -> None:
     tuned.step(1.0, optimizer.step)
     assert optimizer.state
     tuned.close()
-    assert calls == [False]
+    assert not weight.requires_grad
     assert weight.grad is None
     assert not optimizer.state
 
