@@ -2,6 +2,7 @@
 
 from isvit_lightning.stages.finetune import Finetune, FinetuneStage
 from isvit_lightning.stages.fold import Fold, FoldStage
+from isvit_lightning.stages.in_turn import RoundInTurn
 from isvit_lightning.stages.inputs import Inputs
 from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError, Surroundings, UnitLoss
 from isvit_lightning.stages.ranges import Ranges
@@ -25,6 +26,7 @@ __all__ = [
     "NoWeights",
     "NormalizedError",
     "Ranges",
+    "RoundInTurn",
     "Schedule",
     "SquaredError",
     "Stage",

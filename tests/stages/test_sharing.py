@@ -26,6 +26,7 @@ RECIPES = {
     "ranges anew per unit": replace(
         FIVE, changes={"stage1": {**FLOAT, "recalibrate": "unit"}, "stage3": {"recalibrate": "unit"}}
     ),
+    "rounded in turn": replace(FIVE, changes={"stage3": {"trainables": "RoundInTurn"}}),
     "dropping": replace(FIVE, changes={"stage3": {"inputs": {"drop": 0.3}}}),
 }
 
