@@ -1,6 +1,6 @@
 """Tensor → codes → tensor: formats, granularity, roles, and the quantizer that holds a grid."""
 
-from isvit_lightning.quantizers.formats import AdaLog, Format, Grid, Log, Sulq, Uniform
+from isvit_lightning.quantizers.formats import AdaLog, Format, Grid, Log, ShiftedLog, Sulq, Uniform
 from isvit_lightning.quantizers.granularity import Granularity, PerChannel, PerTensor, per_head
 from isvit_lightning.quantizers.quantizer import Quantizer
 from isvit_lightning.quantizers.role import Role
@@ -20,6 +20,7 @@ __all__ = [
     "Quantizer",
     "Role",
     "Search",
+    "ShiftedLog",
     "Site",
     "Spec",
     "Sulq",

@@ -22,6 +22,7 @@ from isvit_lightning.quantizers import (
     PerTensor,
     Quantizer,
     Search,
+    ShiftedLog,
     Spec,
     Sulq,
     Uniform,
@@ -29,7 +30,16 @@ from isvit_lightning.quantizers import (
 from isvit_lightning.quantizers.formats import AdaLog
 from isvit_lightning.search import Percentiles
 from tests.helpers import GRANULARITIES, LOG_SEARCH, PUBLISHED_SULQ_SEARCH, SULQ_SEARCH
-from tests.quantizers.formats.slow import Slow, SlowAdaLog, SlowLog, SlowSqrt2, SlowSulq, SlowUniform, clamped
+from tests.quantizers.formats.slow import (
+    Slow,
+    SlowAdaLog,
+    SlowLog,
+    SlowShiftedLog,
+    SlowSqrt2,
+    SlowSulq,
+    SlowUniform,
+    clamped,
+)
 
 GELU_SHIFT = 0.16997124
 
@@ -88,6 +98,8 @@ CASES = {
     ),
     "adalog": Case(AdaLog(), Percentiles((1.0,)), probabilities, SlowAdaLog, fractional=True),
     "adalog_gelu": Case(AdaLog(GELU_SHIFT), Percentiles((0.999, 1.0)), gelu, SlowAdaLog, fractional=True),
+    "shifted_log": Case(ShiftedLog(), Percentiles((0.999, 1.0)), gelu, SlowShiftedLog),
+    "shifted_log_of_any_tensor": Case(ShiftedLog(), Percentiles((0.999, 1.0)), real, SlowShiftedLog),
 }
 """Each format, its search, the values that it is for, its formula."""
 
