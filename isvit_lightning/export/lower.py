@@ -11,7 +11,7 @@ from functools import singledispatch
 import torch
 from torch import nn
 
-from isvit_lightning.export.operands import Affine, Encoding, Steps, encoding_of
+from isvit_lightning.export.operands import Affine, Encoding, Steps, encoding_of, is_wide
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
 from isvit_lightning.quantizers import Quantizer
 
@@ -144,6 +144,8 @@ def _(layer: QuantMatMul) -> LoweredMatMul:
     )
     if reason is None and isinstance(right, Steps):
         reason = "its right operand has no equal steps"
+    if reason is None and isinstance(left, Steps) and is_wide(left):
+        reason = "its left operand has no integers of 7 bits"
     return LoweredMatMul(left, right, reason)
 
 

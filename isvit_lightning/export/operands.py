@@ -1,7 +1,7 @@
 """How a tensor becomes integers, and what these mean: what an engine has to know of a quantizer."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,11 +46,16 @@ class Part:
 
     Args:
         unit: value of 1.
-        integers: from -128 to 127, by index of the value, ``(n_values,)`` as floats.
+        integers: from 0 to 255, by index of the value, ``(n_values,)`` as floats.
     """
 
     unit: float
     integers: torch.Tensor
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the integers are int8 as they are."""
+        return bool((self.integers <= 127).all())
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,20 @@ class Steps:
 Encoding = Affine | Steps
 
 
+def unshifted(encoding: Encoding) -> Encoding:
+    """``encoding`` without its shift, where that is in the bias of a layer."""
+    if isinstance(encoding, Affine):
+        return encoding
+    return replace(encoding, values=encoding.values + encoding.shift, shift=0.0)
+
+
+def is_wide(encoding: Encoding | None) -> bool:
+    """Whether integers of an operand are wider than 7 bits, so that two products with an int8 may need 17."""
+    if isinstance(encoding, Steps):
+        return not all(part.is_signed for part in encoding.parts)
+    return encoding is not None and encoding.n_codes > SEVEN_BITS
+
+
 def encoding_of(quantizer: Quantizer) -> Encoding:
     """What a quantizer does, as integers where its format has equal steps, else as a staircase.
 
@@ -91,12 +110,17 @@ def encoding_of(quantizer: Quantizer) -> Encoding:
 
 
 def _parts(quantizer: Quantizer, values: torch.Tensor) -> tuple[tuple[Part, ...], float]:
-    """Powers of two as integers, seven octaves at a time."""
+    """Values as integers: those of the format, or powers of two, seven octaves at a time."""
     shift_of_grid = quantizer.format.shift(quantizer.grid)
     shift = 0.0 if shift_of_grid is None else float(shift_of_grid) if shift_of_grid.dim() == 0 else math.nan
     codes = torch.arange(quantizer.n_codes, dtype=values.dtype, device=values.device)
-    exponents = quantizer.format.exponents(codes, quantizer.grid) if values.dim() == 1 else None
-    if exponents is None or math.isnan(shift):
+    if values.dim() != 1 or math.isnan(shift):
+        return (), 0.0
+    integers = quantizer.format.integers(codes.clone(), quantizer.grid)
+    if integers is not None:
+        return (Part(float(integers[0]), torch.unique(integers[1])),), shift
+    exponents = quantizer.format.exponents(codes, quantizer.grid)
+    if exponents is None:
         return (), 0.0
     exponents = torch.unique(exponents)
     lowest, highest = int(exponents.min()), int(exponents.max())

@@ -1,7 +1,7 @@
 """Each quantized layer as ONNX operators, found by its type."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce, singledispatch
 
 import torch
@@ -11,7 +11,7 @@ from isvit_lightning.export.lower import Lowered, LoweredConv2d, LoweredLinear, 
 from isvit_lightning.export.onnx import ops
 from isvit_lightning.export.onnx.encoders import Encoder, encode_affine
 from isvit_lightning.export.onnx.lookup import FLIPPED_AT_MOST, Range, encode_steps
-from isvit_lightning.export.operands import Affine, Encoding, Steps
+from isvit_lightning.export.operands import Affine, Encoding, unshifted
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,8 @@ class GraphLinear(nn.Module):
     def __init__(self, product: LoweredLinear, seen: Seen, path: str) -> None:
         super().__init__()
         encoding = product.encoding
-        if isinstance(encoding, Steps) and product.reason is None:
-            # Its shift is in the bias.
-            encoding = replace(encoding, values=encoding.values + encoding.shift, shift=0.0)
+        if encoding is not None and product.reason is None:
+            encoding = unshifted(encoding)
         self.encoder = None if encoding is None else seen.encoder(encoding, f"{path}.input_quantizer")
         self.weight = GraphWeight(product, 1, seen.wide)
         # ONNX Runtime makes a float Gemm of a product and a bias of one axis, before it looks for integers.

@@ -12,7 +12,7 @@ from isvit_lightning.export.lower import Lowered, LoweredLinear, lower
 from isvit_lightning.export.onnx.encoders import Encoder
 from isvit_lightning.export.onnx.layers import GraphConv2d, GraphLinear, GraphMatMul, Seen, graph_layer
 from isvit_lightning.export.onnx.lookup import FLIPPED_AT_MOST, Range
-from isvit_lightning.export.operands import SEVEN_BITS, Affine, Steps, encoding_of
+from isvit_lightning.export.operands import Steps, encoding_of, is_wide
 from isvit_lightning.networks import quantizers
 from isvit_lightning.quantizers import Quantizer, Role
 
@@ -67,8 +67,7 @@ def graph_network(
 
 def _is_wide(products: Mapping[str, Lowered]) -> bool:
     """Whether a weight meets codes of more than 7 bits."""
-    encodings = [product.encoding for product in products.values() if isinstance(product, LoweredLinear)]
-    return any(isinstance(encoding, Affine) and encoding.n_codes > SEVEN_BITS for encoding in encodings)
+    return any(is_wide(product.encoding) for product in products.values() if isinstance(product, LoweredLinear))
 
 
 def _notes(products: Mapping[str, Lowered]) -> tuple[str, ...]:

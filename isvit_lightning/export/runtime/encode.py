@@ -138,7 +138,9 @@ class Operand(nn.Module):
             zero_point, factor = left if bool((left != 0).any()) else None, encoding.scale
             self.encode = Codes(encoding, encoding.offset if signed else None)
         else:
-            numbers = [part.integers for part in encoding.parts]
+            moved = 128.0 if signed and not all(part.is_signed for part in encoding.parts) else 0.0
+            numbers = [part.integers - moved for part in encoding.parts]
+            zero_point = torch.tensor(-moved) if moved else None
             self.encode = Staircase(encoding.thresholds, numbers, torch.int8 if signed else torch.uint8)
             self.units = tuple(part.unit for part in encoding.parts)
             self.shift = encoding.shift

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from isvit_lightning.export.lower import LoweredConv2d, LoweredLinear, LoweredMatMul, Weight
-from isvit_lightning.export.operands import Encoding, Steps
+from isvit_lightning.export.operands import Encoding, Steps, unshifted
 from isvit_lightning.export.runtime.encode import Operand, Snap, Staircase
 from isvit_lightning.export.runtime.products import int_mm, is_small, matmul
 
@@ -133,7 +133,10 @@ class FloatLinear(nn.Module):
 
     def __init__(self, layer: LoweredLinear) -> None:
         super().__init__()
-        self.snap = nn.Identity() if layer.encoding is None else Snap(layer.encoding)
+        encoding = layer.encoding
+        if encoding is not None and layer.reason is None:
+            encoding = unshifted(encoding)
+        self.snap = nn.Identity() if encoding is None else Snap(encoding)
         self.register_buffer("weight", layer.values)
         self.register_buffer("bias", layer.bias)
 

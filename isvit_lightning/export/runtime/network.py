@@ -10,8 +10,16 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
-from isvit_lightning.export.lower import Lowered, LoweredConv2d, LoweredLinear, LoweredMatMul, float_products, lower
-from isvit_lightning.export.operands import SEVEN_BITS, Affine, Encoding, encoding_of
+from isvit_lightning.export.lower import (
+    Lowered,
+    LoweredConv2d,
+    LoweredLinear,
+    LoweredMatMul,
+    Weight,
+    float_products,
+    lower,
+)
+from isvit_lightning.export.operands import Encoding, encoding_of, is_wide
 from isvit_lightning.export.runtime.encode import Snap
 from isvit_lightning.export.runtime.layers import (
     FloatConv2d,
@@ -28,6 +36,8 @@ from isvit_lightning.sources.architecture import Architecture
 from isvit_lightning.sources.preprocessing import Preprocessing
 
 _LOG = logging.getLogger(__name__)
+_NARROW = 64
+"""Weights up to this: twice the product with 255 is one of 16 bits."""
 
 
 class IntegerNetwork(nn.Module):
@@ -135,7 +145,9 @@ def layer_of(product: Lowered, onednn: bool) -> nn.Module:
 
 @layer_of.register
 def _(product: LoweredLinear, onednn: bool) -> nn.Module:
-    if product.reason is not None or product.encoding is None or product.weight is None or _overflows(product.encoding):
+    if product.reason is not None or product.encoding is None or product.weight is None:
+        return FloatLinear(product)
+    if _overflows(product.encoding, product.weight):
         return FloatLinear(product)
     kind = OneDnnLinear if onednn else Int8Linear
     return kind(product, product.encoding, product.weight)
@@ -145,7 +157,7 @@ def _(product: LoweredLinear, onednn: bool) -> nn.Module:
 def _(product: LoweredConv2d, onednn: bool) -> nn.Module:
     if product.reason is not None or product.encoding is None or product.weight is None:
         return FloatConv2d(product)
-    if not onednn or bool((product.weight.zero_point != 0).any()) or _overflows(product.encoding):
+    if not onednn or bool((product.weight.zero_point != 0).any()) or _overflows(product.encoding, product.weight):
         return FloatConv2d(product)
     return OneDnnConv2d(product, product.encoding, product.weight)
 
@@ -157,9 +169,11 @@ def _(product: LoweredMatMul, onednn: bool) -> nn.Module:  # noqa: ARG001 - prod
     return IntegerMatMul(product.left, product.right)
 
 
-def _overflows(encoding: Encoding) -> bool:
-    """Whether sums of such codes are too large for this machine."""
-    return isinstance(encoding, Affine) and encoding.n_codes > SEVEN_BITS and not has_wide_sums()
+def _overflows(encoding: Encoding, weight: Weight | None = None) -> bool:
+    """Whether sums of two products are too large for this machine."""
+    if has_wide_sums() or not is_wide(encoding):
+        return False
+    return weight is None or int(weight.integers.int().abs().max()) > _NARROW
 
 
 def _replace(model: nn.Module, path: str, layer: nn.Module) -> None:

@@ -107,6 +107,10 @@ class Format(ABC):
         """Whole ``e`` with ``base = 2**e``, where there is one for each code; None elsewhere."""
         return None
 
+    def integers(self, codes: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A unit and whole numbers from 0 to 255 with ``base = unit · number``, where there are such; else None."""
+        return None
+
     def table(self, grid: Grid, n_codes: int) -> torch.Tensor:
         """All grid values by code, ``(n_codes, *shape of the grid's numbers)``."""
         first = grid[0]

@@ -55,6 +55,10 @@ class ShiftedLog(Format):
     def slope(self, tensor: torch.Tensor, base: torch.Tensor, grid: Grid) -> torch.Tensor:
         return base / _shifted(tensor, grid[2])
 
+    @override
+    def integers(self, codes: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+        return grid[0] / _LARGEST, self._integers(codes, grid)
+
     def _integers(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Values in units of ``scale / 255``; ``codes`` are overwritten."""
         exponents = codes.mul_(grid[1]).neg_()

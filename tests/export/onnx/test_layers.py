@@ -19,6 +19,7 @@ from isvit_lightning.quantizers import (
     Log,
     PerChannel,
     Role,
+    ShiftedLog,
     Sulq,
     per_head,
 )
@@ -76,7 +77,8 @@ def cases() -> dict[str, Case]:
     }
     tail, tokens = draws(2, 9, 32).abs().pow(3), draws(2, 9, 32)
     steps = {
-        f"linear_{type(form).__name__}": Case(linear(tail, 4, form), (tail,)) for form in (Sulq(), Log(2), AdaLog())
+        f"linear_{type(form).__name__}": Case(linear(tail, 4, form), (tail,))
+        for form in (Sulq(), Log(2), AdaLog(), ShiftedLog())
     }
     norm = QuantLayerNorm(nn.LayerNorm(32).requires_grad_(False), quantizer(tokens, 8))
     return {

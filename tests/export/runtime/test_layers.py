@@ -11,7 +11,7 @@ from isvit_lightning.export.runtime import products
 from isvit_lightning.export.runtime.layers import Int8Linear, IntegerMatMul, OneDnnConv2d, OneDnnLinear
 from isvit_lightning.export.runtime.products import has_onednn, has_wide_sums
 from isvit_lightning.layers import QuantConv2d, QuantMatMul
-from isvit_lightning.quantizers import Format, Granularity, PerChannel, PerTensor, Role, Sulq
+from isvit_lightning.quantizers import Format, Granularity, PerChannel, PerTensor, Role, ShiftedLog, Sulq
 from tests.export.test_lower import draws, linear, quantizer
 
 KINDS = [Int8Linear, pytest.param(OneDnnLinear, marks=pytest.mark.skipif(not has_onednn(), reason="no oneDNN here"))]
@@ -20,7 +20,18 @@ Kind = Callable[..., nn.Module]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("bits", "form"), [(2, None), (3, None), (4, None), (7, None), (8, None), (3, Sulq()), (4, Sulq())]
+    ("bits", "form"),
+    [
+        (2, None),
+        (3, None),
+        (4, None),
+        (7, None),
+        (8, None),
+        (3, Sulq()),
+        (4, Sulq()),
+        (3, ShiftedLog()),
+        (4, ShiftedLog()),
+    ],
 )
 def test_a_linear_layer(kind: Kind, bits: int, form: Format | None) -> None:
     layer, x = linear(bits, form)
