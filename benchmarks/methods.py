@@ -40,7 +40,8 @@ def entry_of(run: Path, command: str) -> dict[str, Any]:
 
 def table(entry: dict[str, Any]) -> str:
     """The table of the page."""
-    return Comparison(entry["network"], COLUMNS, entry["images"], entry["rows"], entry["float"]).markdown()
+    rows, held_out = entry["rows"], entry.get("held_out", 0)
+    return Comparison(entry["network"], COLUMNS, entry["images"], rows, entry["float"], held_out).markdown()
 
 
 def write_page() -> None:

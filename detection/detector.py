@@ -67,6 +67,11 @@ class Detection:
         found = trainer.test(DetectionEvaluator(bare(network), data.ground_truth()), datamodule=data, verbose=False)[0]
         return {name: round(float(found[name]), 3) for name, _ in self.columns if name in found}
 
+    def distance(
+        self, network: nn.Module, images: Tensor, batch_size: int, make_trainer: Callable[[], Trainer]
+    ) -> None:
+        """Nothing: objects that two detectors find have no distance."""
+
     def timed_part(self, network: nn.Module) -> nn.Module:
         """The backbone: neck and heads work on as many objects as they find."""
         return cast("nn.Module", bare(network).backbone)

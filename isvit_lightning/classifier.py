@@ -9,15 +9,17 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from isvit_lightning.data import CalibrationDataModule
+from isvit_lightning.data.loading import UNLABELED
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.evaluation import Evaluator
 from isvit_lightning.export.artifact import QuantizedNetwork, load
 from isvit_lightning.run.task import ModelSection, bare
 from isvit_lightning.sources.source import NetworkSource
 from isvit_lightning.storage.files import write_atomically
-from isvit_lightning.system.processes import gather_shares, rank
+from isvit_lightning.system.processes import gather_shares, rank, world_size
 
 
 class Classifier(ModelSection):
@@ -85,6 +87,30 @@ class Classification:
         if is_float:
             self.float_logits = evaluator.logits
         return rounded(metrics)
+
+    def distance(
+        self, network: nn.Module, images: torch.Tensor, batch_size: int, make_trainer: Callable[[], Trainer]
+    ) -> Callable[[nn.Module], dict[str, float]]:
+        """What measures agreement in per cent and KL of networks to the float one on images without labels.
+
+        Args:
+            network: the float network.
+            images: preprocessed ``(n, 3, height, width)``, the same in every process; at least one for each.
+            batch_size: images at once.
+            make_trainer: builds a trainer that runs an evaluation.
+        """
+        share = images[rank() :: world_size()]
+        labels = torch.full((len(share),), UNLABELED)
+        batches = DataLoader(TensorDataset(share, labels), batch_size)
+        classes = _classes(network)
+        reference = Evaluator(network, classes)
+        make_trainer().test(reference, batches, verbose=False)
+        wanted = reference.logits
+
+        def measure(other: nn.Module) -> dict[str, float]:
+            return rounded(make_trainer().test(Evaluator(other, classes, wanted), batches, verbose=False)[0])
+
+        return measure
 
     def timed_part(self, network: nn.Module) -> nn.Module:
         """All of ``network``."""

@@ -156,11 +156,13 @@ class IsvitCLI(LightningCLI):
         for table in inspect(self.model, self.datamodule):
             console().print(table)
 
-    def compare(self, methods: str, bits: str | None = None, seeds: str = "0", **kwargs: Any) -> None:
+    def compare(
+        self, methods: str, bits: str | None = None, seeds: str = "0", choose_on: int = 0, **kwargs: Any
+    ) -> None:
         """Put recipes side by side."""
         self._require_compiler()
         runner = self._runner()
-        table = compare(runner, methods, bits, seeds)
+        table = compare(runner, methods, bits, seeds, choose_on)
         console().print(table.table())
         if is_first_process():
             table.write(runner.directory)

@@ -11,7 +11,7 @@ from pathlib import Path
 from isvit_lightning.callbacks import progress
 from isvit_lightning.cli import IsvitCLI, program_name
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.run.arguments import content_of, values_of, with_choices_first, with_run_config
+from isvit_lightning.run.arguments import content_of, values_of, with_choices_first, with_run_config, with_underscores
 from isvit_lightning.run.messages import told
 from isvit_lightning.system.bootstrap import begin_process
 from isvit_lightning.system.processes import is_first_process
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, program: type[IsvitCLI] = Isvit
 def _status(program: type[IsvitCLI], given: list[str], first: bool) -> int:
     """Run the program and tell in one sentence why it ended before its end."""
     try:
-        given = with_choices_first(with_run_config(given))
+        given = with_choices_first(with_run_config(with_underscores(given)))
         chosen_program(given, program)(given)
     except TerminatedError as error:
         _tell(error.sentence(given), first)

@@ -6,18 +6,24 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from isvit_lightning.classifier import Classification, Classifier, rounded
 from isvit_lightning.data import DigitsDataModule
+from isvit_lightning.embedded.digits import digit_images
 from isvit_lightning.embedded.networks import embedded_network
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.run.strategy import UnitStrategy
 from isvit_lightning.sources.preprocessing import Preprocessing
 from isvit_lightning.sources.source import NetworkSource
 from isvit_lightning.stages import Schedule
+from isvit_lightning.stages.losses import divergence
 from isvit_lightning.storage.caches import Caches
+from isvit_lightning.system.processes import world_size
 from tests.helpers import quiet_trainer
+from tests.several import in_processes
 
 ISVIT = read_recipe("isvit")
 
@@ -84,6 +90,34 @@ def test_other_images_than_those_of_the_float_network_are_refused() -> None:
     measured(task, network, is_float=True)
     with pytest.raises(IsvitError, match="measured on other images: a batch of 10 instead of 15, expected the same"):
         measured(task, network, images=55)
+
+
+def several_processes(images: torch.Tensor) -> list[dict[str, float]]:
+    """Distances of two networks, measured by all processes together."""
+
+    def make_trainer() -> Trainer:
+        return quiet_trainer(**({"devices": world_size(), "strategy": UnitStrategy()} if world_size() > 1 else {}))
+
+    network = embedded_network("vit_digits")
+    distance = Classification().distance(network, images, 4, make_trainer)
+    found = [distance(network)]
+    with torch.no_grad():
+        network.head.weight.mul_(0.5)
+    return [*found, distance(network)]
+
+
+def test_the_distance_on_given_images_is_that_of_all_of_them() -> None:
+    """Seven images, which two processes cannot share evenly."""
+    images, network = digit_images("train")[0][:7], embedded_network("vit_digits")
+    expected = several_processes(images)
+    assert expected[0] == {"agreement": 100.0, "kl": 0.0}
+    with torch.no_grad():
+        wanted = network(images)
+        found = wanted - 0.5 * network.head(network.forward_head(network.forward_features(images), pre_logits=True))
+        found += 0.5 * network.head.bias
+    assert expected[1]["kl"] == pytest.approx(float(divergence(wanted, found).mean()), abs=2e-6)
+    for each in in_processes(several_processes, 2, images):
+        assert each == [{name: pytest.approx(value, abs=2e-6) for name, value in one.items()} for one in expected]
 
 
 def test_other_classes_than_those_of_the_images_are_refused() -> None:

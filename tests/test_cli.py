@@ -410,6 +410,8 @@ def test_figures_of_the_table_are_those_of_its_cells(compared: tuple[Path, str])
             ("top5", "top-5 %", 1, 2),
             ("agreement", "agreement %", 1, 2),
             ("kl", "KL", 1, 4),
+            ("seen_kl", "seen KL", 1, 4),
+            ("unseen_over_seen", "unseen/seen", 1, 2),
             ("seconds", "seconds", 1, 2),
             ("float_block_steps", "float block steps", 1, 0),
             ("peak_memory_bytes", "peak GB", 1e-9, 2),
@@ -511,6 +513,8 @@ def test_compare_refuses_other_conditions(
         (["--seeds", "0,one"], "--seeds holds 'one', expected whole numbers"),
         (["--seeds", "-1"], "--seeds holds '-1', expected whole numbers"),
         (["--seeds", "1,1"], "--seeds is '1,1', expected one or more, each once"),
+        (["--choose-on", "16"], "--choose_on is 16, expected at least 1 of the 16 calibration images"),
+        (["--choose_on", "half"], "choose_on"),
         (["--baselines", "[]"], "baselines"),
         (["--resume", "true"], "resume"),
     ],
@@ -591,7 +595,7 @@ def test_images_without_classes_tell_the_distance_to_the_float_network(
     assert "top-1" not in capsys.readouterr().out
     assert comparison(tmp_path / "compared")["float"] == {}
     header, float_row, *lines = table_of(tmp_path / "compared")
-    assert header[:4] == ["recipe", "bits", "agreement %", "KL"]
-    assert float_row == ["float", "w32a32", *[""] * 9]
+    assert header[:6] == ["recipe", "bits", "agreement %", "KL", "seen KL", "unseen/seen"]
+    assert float_row == ["float", "w32a32", *[""] * 11]
     for line, row in zip(lines, (content["metrics"]["repq"], quantized), strict=True):
         assert line[2:4] == [f"{row['agreement']:.2f}", f"{row['kl']:.4f}"]

@@ -1,5 +1,6 @@
 """What the command line says before it is parsed: which run, which recipe, which program."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,13 @@ from isvit_lightning.run.verbs import OF_A_RUN
 
 _CHOSEN = ("data", "trainer.logger")
 """Sections whose options depend on the class that they name."""
+_DASHED = re.compile(r"^--([a-z]+(?:-[a-z]+)+)(?=$|=)")
+"""An option of the program itself whose name has dashes."""
+
+
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """``--choose-on`` is ``--choose_on``; names with dots are those of a configuration, and stay as they are."""
+    return [_DASHED.sub(lambda found: f"--{found[1].replace('-', '_')}", argument) for argument in arguments]
 
 
 def with_run_config(arguments: list[str]) -> list[str]:

@@ -4,6 +4,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.pipeline import Calibration, calibrate_network, require_equal_outputs
 from isvit_lightning.run.resumption import deciding_versions
 from isvit_lightning.run.runner import Runner
+from isvit_lightning.run.unseen import COLUMNS, Distance, Distances, hold_out, require_hold_out
 from isvit_lightning.storage.parts import Parts, run_hash
 from isvit_lightning.system.memory import forget_peak, peak_memory
 from isvit_lightning.system.processes import broadcast_object, lost_connection
@@ -28,7 +31,41 @@ from isvit_lightning.system.processes import broadcast_object, lost_connection
 _LOG = logging.getLogger(__name__)
 
 
-def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Comparison:
+@dataclass(frozen=True)
+class _Setting:
+    """What all cells of a comparison are measured with.
+
+    Args:
+        runner: model, data and trainers.
+        calibration: float network, images and schedule.
+        held_out: images that no cell is calibrated on, ``(n, 3, height, width)``; n may be 0.
+        cells: where cells are kept.
+    """
+
+    runner: Runner
+    calibration: Calibration
+    held_out: torch.Tensor
+    cells: Cells
+
+    @cached_property
+    def step(self) -> float:
+        """Seconds of a float block step."""
+        return _step_seconds(self.runner, self.calibration)
+
+    @cached_property
+    def distances(self) -> Distances:
+        """Measures networks on calibration images."""
+        held_out = self._distance(self.held_out) if len(self.held_out) else None
+        return Distances(self._distance(self.calibration.images), held_out)
+
+    def _distance(self, images: torch.Tensor) -> Distance | None:
+        runner = self.runner
+        return runner.model.task.distance(
+            self.calibration.model, images, runner.data.batch_size, runner.evaluating_trainer
+        )
+
+
+def compare(runner: Runner, methods: str, bits: str | None, seeds: str, choose_on: int = 0) -> Comparison:
     """Calibrate and measure every recipe at every width with every seed, and write one table.
 
     A cell that is measured is not measured again; one that failed is tried again, and is a row that says why.
@@ -38,39 +75,46 @@ def compare(runner: Runner, methods: str, bits: str | None, seeds: str) -> Compa
         methods: names or paths of recipes with commas between them, or ``all``.
         bits: widths such as ``w3a3,w4a4``; None takes those of the configuration.
         seeds: whole numbers with commas between them.
+        choose_on: calibration images that are held out to choose a recipe on; 0 for none.
 
     Raises:
         IsvitError: an option is wrong, or the directory holds cells that were made under other conditions.
     """
     cells = grid(methods, bits, seeds, runner.model.bits)
+    require_hold_out(choose_on, runner.data.calibration_images, runner.model.task.compares_with_float)
     with claimed(runner.directory, ("cells", "parts")):
-        return _compare(runner, cells)
+        return _compare(runner, cells, choose_on)
 
 
-def _compare(runner: Runner, cells: Sequence[Cell]) -> Comparison:
+def _compare(runner: Runner, cells: Sequence[Cell], choose_on: int) -> Comparison:
     loaded = runner.load_network()
     calibration, listing = runner.calibration(loaded)
+    seed = runner.data.seed or 0
+    seen, held_out = hold_out(calibration.images, choose_on, seed)
+    calibration = dataclasses.replace(calibration, images=seen)
+    held = {"held out": {"number": choose_on, "seed": seed}} if choose_on else {}
     conditions = {
         "network": loaded.fingerprint,
         "preprocessing": record_of(loaded.preprocessing),
-        "calibration images": {"number": len(listing.names), "sha256": listing.sha256},
+        "calibration images": {"number": len(listing.names), "sha256": listing.sha256, **held},
         "evaluation images": dataclasses.asdict(runner.data.evaluation_list()),
         "schedule": record_of(dataclasses.replace(runner.model.schedule, caches=type(runner.model.schedule.caches)())),
         "trainer": dict(runner.machine),
         "versions": deciding_versions(),
     }
     measured = Cells(runner.directory, conditions)
-    table = Comparison(runner.model.source.title, runner.model.task.columns, runner.data.num_evaluation_images)
+    columns, images = runner.model.task.columns, runner.data.num_evaluation_images
+    table = Comparison(runner.model.source.title, columns, images, held_out=choose_on)
     rows = [measured.read(cell, record_of(cell.recipe)) for cell in cells]
     left = [cell for cell, row in zip(cells, rows, strict=True) if row is None]
     _LOG.info("%d of %d cells are left to be measured in %s", len(left), len(cells), runner.directory)
     table.set_float(runner.measure(loaded.model, is_float=True))
-    step = _step_seconds(runner, calibration) if left else 0.0
+    setting = _Setting(runner, calibration, held_out, measured)
     started, done = time.perf_counter(), 0
     for number, (cell, known) in enumerate(zip(cells, rows, strict=True), 1):
         row = known
         if row is None:
-            row = _row(runner, calibration, cell, measured, step)
+            row = _row(setting, cell)
             measured.write(cell, record_of(cell.recipe), row)
             done += 1
             spent = time.perf_counter() - started
@@ -80,7 +124,7 @@ def _compare(runner: Runner, cells: Sequence[Cell]) -> Comparison:
                 len(cells),
                 cell.title,
                 cell.seed,
-                _summary(row, [name for name, _ in runner.model.task.columns]),
+                _summary(row, [name for name, _ in (*columns, *COLUMNS)]),
                 spent / done * (len(left) - done),
             )
         table.add(cell, row)
@@ -98,23 +142,26 @@ def _step_seconds(runner: Runner, calibration: Calibration) -> float:
     return broadcast_object(step)
 
 
-def _row(runner: Runner, calibration: Calibration, cell: Cell, cells: Cells, step: float) -> dict[str, Any]:
+def _row(setting: _Setting, cell: Cell) -> dict[str, Any]:
     """What a cell measures, or why it failed."""
     _LOG.info("%s seed %d begins", cell.title, cell.seed)
-    record = record_of(cell.recipe)
+    runner, cells, record = setting.runner, setting.cells, record_of(cell.recipe)
     parts = Parts(
         cells.directory / "parts" / cell.key,
         run_hash({**cells.conditions, "recipe": record, "bits": dataclasses.asdict(cell.bits), "seed": cell.seed}),
     )
-    own = dataclasses.replace(calibration, recipe=cell.recipe, bits=cell.bits, seed=cell.seed, seconds={})
+    step, distances = setting.step, setting.distances
+    own = dataclasses.replace(setting.calibration, recipe=cell.recipe, bits=cell.bits, seed=cell.seed, seconds={})
     try:
         require_equal_outputs(own)
         forget_peak()
         fitter = UnitFitter(runner.make_trainer, runner.alone, None, runner.configured_callbacks, parts)
         model = calibrate_network(own, fitter, parts=parts).model
         peak, seconds = peak_memory(), sum(own.seconds.values())
+        metrics = runner.measure(model)
         row = {
-            **runner.measure(model),
+            **metrics,
+            **distances.row(model, metrics),
             "seconds": round(seconds, 2),
             "float_block_steps": round(seconds / step),
             "peak_memory_bytes": peak,

@@ -160,7 +160,7 @@ def line_of(metrics: Mapping[str, float], columns: Sequence[tuple[str, str]]) ->
 def console() -> Console:
     """Standard output; wide where nobody's window bounds it, so that files and pipes get whole rows."""
     out = Console()
-    return out if out.is_terminal else Console(width=200)
+    return out if out.is_terminal else Console(width=300)
 
 
 def float_size(model: nn.Module) -> int:

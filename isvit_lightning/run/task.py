@@ -41,6 +41,18 @@ class Task(Protocol):
             is_float: whether it is the float network, which later ones are compared with.
         """
 
+    def distance(
+        self, network: nn.Module, images: Tensor, batch_size: int, make_trainer: Callable[[], Trainer]
+    ) -> Callable[[nn.Module], dict[str, float]] | None:
+        """What measures networks by their distance to the float one on given images; None where nothing does.
+
+        Args:
+            network: the float network.
+            images: preprocessed ``(n, 3, height, width)``, the same in every process; at least one for each.
+            batch_size: images at once.
+            make_trainer: builds a trainer that runs an evaluation.
+        """
+
     def timed_part(self, network: nn.Module) -> nn.Module:
         """What of ``network``, float or quantized, maps a batch of images to tensors, as benchmarks time it."""
 

@@ -53,7 +53,7 @@ class Verbs(Trainer):
     def inspect(self, **kwargs: Any) -> None:
         """Print units, norms, quantizers and the memory of the caches, and calibrate nothing."""
 
-    def compare(self, methods: str = "all", bits: str | None = None, seeds: str = "0") -> None:
+    def compare(self, methods: str = "all", bits: str | None = None, seeds: str = "0", choose_on: int = 0) -> None:
         """Calibrate and measure several recipes under the same conditions, and write one table.
 
         The recipe of the configuration is not used. Given again, the command goes on where it was stopped.
@@ -62,6 +62,8 @@ class Verbs(Trainer):
             methods: recipes by name or path, with commas between them, or all that come with the program.
             bits: widths such as w3a3,w4a4; none takes those of model.bits.
             seeds: seeds of the draws of the steps, such as 0,1,2; figures are then means with standard deviations.
+            choose_on: number of the calibration images that no recipe is calibrated on, so that the one with the lowest
+                divergence from the float network on them can be chosen without a look at the evaluation; 0 for none.
         """
 
     def export(self, format: Form, ckpt_path: str | None = None, output: str | None = None) -> None:  # noqa: A002

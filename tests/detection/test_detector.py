@@ -18,6 +18,7 @@ from detection.source import DetectorSource
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
 from isvit_lightning.recipe import Bits, read_recipe
+from isvit_lightning.run.unseen import require_hold_out
 from isvit_lightning.stages import Schedule
 from isvit_lightning.storage.caches import Caches
 from tests.detection.detectors import build, cascade_config, mask_rcnn_config
@@ -68,6 +69,13 @@ def test_defaults() -> None:
 def test_numbers_below_one_are_refused(name: str) -> None:
     with pytest.raises(IsvitError, match=rf"model\.{name} is 0, expected at least 1"):
         Detector(DetectorSource(), recipe=ISVIT, **{name: 0})
+
+
+def test_detectors_are_not_compared_with_the_float_one_on_images_without_labels() -> None:
+    task = Detection()
+    assert task.distance(nn.Identity(), torch.zeros(2, 3, 32, 32), 1, quiet_trainer) is None  # type: ignore[func-returns-value]
+    with pytest.raises(IsvitError, match="leave --choose_on out"):
+        require_hold_out(2, 8, task.compares_with_float)
 
 
 def test_classes_are_counted_in_one_head_or_in_a_cascade() -> None:

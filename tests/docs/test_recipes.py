@@ -166,13 +166,13 @@ def test_every_command_is_accepted(monkeypatch: pytest.MonkeyPatch, folder: Path
     for command in commands(PAGE):
         recipe = idle.give(command).model.recipe
         assert "--model.recipe." not in command or recipe != unchanged, command
-    assert len(commands(PAGE)) == 18
+    assert len(commands(PAGE)) == 19
 
 
 def test_every_option_of_the_text_exists() -> None:
     known = {**inspect.signature(Verbs.fit).parameters, **inspect.signature(Verbs.compare).parameters}
     spelled = options(PAGE)
-    assert {"--methods", "--bits", "--baselines"} <= set(spelled)
+    assert {"--methods", "--bits", "--baselines", "--choose_on 64"} <= set(spelled)
     assert [option for option in spelled if option.split()[0].removeprefix("--") not in known] == []
 
 

@@ -14,6 +14,7 @@ from isvit_lightning.run.arguments import (
     with_choices_first,
     with_recipe,
     with_run_config,
+    with_underscores,
 )
 from tests.command_line import QUICKSTART
 
@@ -145,3 +146,8 @@ def test_a_configuration_chooses_too() -> None:
         assert with_choices_first(["fit", "--data.workers", "0", *form]) == ["fit", *form, "--data.workers", "0"]
     other = ["fit", "--data.workers", "0", "--config", REPQ]
     assert with_choices_first(other) == other
+
+
+def test_dashes_in_the_name_of_an_option_are_underscores() -> None:
+    given = ["compare", "--choose-on", "-4", "--choose-on=a-b", "--data.some-key=1", "a-b", "--", "--x", "-c", "--a--b"]
+    assert with_underscores(given) == ["compare", "--choose_on", "-4", "--choose_on=a-b", *given[4:]]

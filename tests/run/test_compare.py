@@ -29,6 +29,7 @@ from tests.helpers import quiet_trainer
 from tests.stages.fitting import StopAt, StopError
 
 METRICS = {"top1", "top5", "agreement", "kl"}
+DISTANCES = {"seen_kl", "unseen_over_seen"}
 COSTS = {"seconds", "float_block_steps", "peak_memory_bytes"}
 AUDIT = {"n_codes", "n_values", "beyond", "float", "ranges"}
 
@@ -132,7 +133,7 @@ def test_every_cell_is_measured(finished: tuple[Path, Comparison]) -> None:
     for cells in table.rows.values():
         assert [cell["seed"] for cell in cells] == [0, 1]
         for cell in cells:
-            assert cell.keys() == {"seed"} | METRICS | COSTS | AUDIT
+            assert cell.keys() == {"seed"} | METRICS | DISTANCES | COSTS | AUDIT
             assert cell["seconds"] > 0
             assert cell["float_block_steps"] > 0
             assert cell["peak_memory_bytes"] > 50_000_000

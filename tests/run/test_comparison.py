@@ -152,3 +152,60 @@ def test_markdown_csv_and_json_agree(tmp_path: Path) -> None:
     assert content["rows"]["repq w3a4"][2] == {"seed": 2, **row(top1=88.25, kl=0.123456, seconds=3.0)}
     again = Comparison(content["network"], COLUMNS, content["images"], content["rows"], content["float"])
     assert again.lines() == lines
+
+
+def chosen_on(*figures: tuple[str, Bits, int, dict[str, Any]]) -> Comparison:
+    """A comparison on 64 images that are held out, with what was measured on them."""
+    comparison = Comparison("net", COLUMNS, 20, held_out=64)
+    comparison.set_float(FLOAT)
+    for method, bits, seed, measured in figures:
+        comparison.add(cell(method, bits, seed), measured)
+    return comparison
+
+
+def held(divergence: float, **changes: float) -> dict[str, Any]:
+    return row(
+        held_out_agreement=80.0, held_out_kl=divergence, seen_kl=0.125, unseen_over_seen=divergence / 0.125, **changes
+    )
+
+
+def test_images_that_were_held_out_have_columns() -> None:
+    lines = chosen_on(("repq", Bits(3, 4), 0, held(0.5)), ("repq", Bits(3, 4), 1, held(0.25))).lines()
+    titles = ["held-out agreement %", "held-out KL", "seen KL", "unseen/seen"]
+    assert lines[0] == [*HEADER[:5], *titles, *HEADER[5:]]
+    assert lines[1] == ["float", "w32a32", "99.50", *[""] * 13]
+    spreads = ["80.00 ± 0.00", spread([0.5, 0.25], 4), "0.1250 ± 0.0000", spread([4.0, 2.0], 2)]
+    assert lines[2][5:9] == spreads
+    assert len(lines[2]) == len(lines[0])
+
+
+def test_the_lowest_mean_on_held_out_images_is_chosen_at_each_width(tmp_path: Path) -> None:
+    comparison = chosen_on(
+        *(("a", Bits(3, 3), seed, held(kl, kl=0.01)) for seed, kl in enumerate((0.1, 0.9))),
+        *(("b", Bits(3, 3), seed, held(kl, kl=9.0)) for seed, kl in enumerate((0.4, 0.5))),
+        *(("a", Bits(4, 4), seed, held(0.1)) for seed in (0, 1)),
+        *(("b", Bits(4, 4), seed, held(0.2)) for seed in (0, 1)),
+    )
+    assert comparison.chosen() == {"w3a3": "b", "w4a4": "a"}
+    sentence = "Chosen by the KL on 64 held-out calibration images: b at w3a3, a at w4a4."
+    assert comparison.choice() == sentence
+    assert comparison.markdown().endswith(f"|\n\n{sentence}\n")
+    out = Console(width=400, record=True)
+    out.print(comparison.table())
+    assert sentence in out.export_text()
+    comparison.write(tmp_path)
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert (content["held_out"], content["chosen"]) == (64, {"w3a3": "b", "w4a4": "a"})
+
+
+@pytest.mark.parametrize("broken", [{"failed": "why"}, held(float("nan")), held(float("inf")), row()])
+def test_a_recipe_without_a_figure_for_each_seed_is_not_chosen(broken: dict[str, Any]) -> None:
+    bad = [("a", Bits(3, 3), 0, held(0.01)), ("a", Bits(3, 3), 1, broken)]
+    good = [("b", Bits(3, 3), seed, held(2.0)) for seed in (0, 1)]
+    assert chosen_on(*bad, *good).chosen() == {"w3a3": "b"}
+    assert chosen_on(*bad).choice() == "Chosen by the KL on 64 held-out calibration images: none."
+
+
+def test_nothing_is_chosen_where_no_images_are_held_out() -> None:
+    comparison = several()
+    assert (comparison.choice(), comparison.held_out, comparison.table().caption) == ("", 0, "")
