@@ -58,7 +58,8 @@ def entry_of(run: Path, command: str) -> dict[str, Any]:
     """The reference entry of a finished run."""
     results = json.loads((run / "results.json").read_text())
     rows = {name: results["metrics"][name] for name in ROWS if name in results["metrics"]}
-    entry = {name: results[name] for name in ("network", "bits", "n_codes", "images", "iterations", "seed")}
+    known = {**results, "n_codes": results["audit"]["n_codes"]}
+    entry = {name: known[name] for name in ("network", "bits", "n_codes", "images", "iterations", "seed")}
     entry |= {
         "command": command,
         "date": dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),

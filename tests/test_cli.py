@@ -87,7 +87,7 @@ def test_results_hold_exactly_what_is_promised(quickstart_run: Path) -> None:
     assert all(0 <= row["agreement"] <= 100 and row["kl"] > 0 for row in others)
     assert content["metrics"]["float"]["top1"] >= 90
     assert content["bits"] == {"weight": 3, "activation": 3}
-    assert content["n_codes"] == dict.fromkeys((*ACTIVATIONS, "weight"), 8)
+    assert content["audit"]["n_codes"] == dict.fromkeys((*ACTIVATIONS, "weight"), 8)
     assert content["images"] == {"calibration": 16, "evaluation": 20}
     assert (content["network"], content["recipe"], content["seed"], content["iterations"]) == (
         "vit_digits",
@@ -429,7 +429,9 @@ def test_a_cell_is_what_fit_measures(compared: tuple[Path, str], quickstart_run:
     for row, name in (("repq", "repq"), ("isvit", "quantized")):
         cell = content["rows"][f"{row} w3a3"][0]
         assert {key: cell[key] for key in metrics[name]} == metrics[name]
-    assert content["rows"]["isvit w3a3"][0]["n_codes"] == results(quickstart_run)["n_codes"]
+    audit = results(quickstart_run)["audit"]
+    cell = content["rows"]["isvit w3a3"][0]
+    assert audit == {key: cell[key] for key in audit}
 
 
 def test_compare_again_measures_nothing_anew(

@@ -1,22 +1,56 @@
-"""What the bits of a network really are."""
+"""What a result rests on: what the bits of a network really are, and what it was calibrated on and how long."""
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from isvit_lightning.networks import quantizers
-from isvit_lightning.recipe import Bits
+from isvit_lightning.data.selection import CalibrationList
+from isvit_lightning.layers import QuantConv2d, QuantLinear
+from isvit_lightning.networks import OpenedNetwork, Unit, quantizers
+from isvit_lightning.quantizers import Quantizer
+from isvit_lightning.recipe import Recipe
 from isvit_lightning.run.inspection import float_layers
+from isvit_lightning.run.pipeline import Calibration
+from isvit_lightning.sources.preprocessing import Preprocessing
+from isvit_lightning.stages import Schedule
+
+FLOAT_BITS = 32
+"""Bits of what stays float."""
 
 
-def audit(model: nn.Module, bits: Bits) -> dict[str, Any]:
-    """Codes, values in float and ranges of ``model``.
+@runtime_checkable
+class _Iterates(Protocol):
+    """A step that takes optimizer steps."""
+
+    @property
+    def iterations(self) -> int | None:
+        """How many; None for those of the run."""
+
+
+@runtime_checkable
+class _Batches(Protocol):
+    """A step with batches of its own size."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images of an optimizer step; None for those of the run."""
+
+
+def audit(network: OpenedNetwork, calibration: Calibration, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that decides whether a result may be compared with another one.
 
     Args:
-        model: quantized network.
-        bits: the widths that it is said to have.
+        network: quantized.
+        calibration: what it was calibrated with; its widths are those that the network is said to have.
+        images: what :func:`calibrated_on` gives.
+
+    Returns:
+        Codes and distinct values by role; roles with codes beyond the widths; values that stay float; whether ranges
+        are static; bits of the first and of the last layer; calibration images; iterations and images of each step.
     """
+    model, bits = network.model, calibration.bits
     found = quantizers(model).values()
     extra = [one.role.name for one in found if one.n_codes > 2**one.bits]
     wider = [one.role.name for one in found if one.bits > (bits.weight if one.role.weight else bits.activation)]
@@ -26,7 +60,60 @@ def audit(model: nn.Module, bits: Bits) -> dict[str, Any]:
         "beyond": sorted({*extra, *wider}),
         "float": sorted({*_float_roles(model), *float_layers(model)}),
         "ranges": "dynamic" if any(one.format.dynamic for one in found) else "static",
+        "stem": _bits_of(network.units[0]),
+        "head": _bits_of(network.units[-1]),
+        "calibration": dict(images),
+        "steps": _steps(calibration.recipe, calibration.schedule),
     }
+
+
+def calibrated_on(listing: CalibrationList, preprocessing: Preprocessing, held_out: int = 0) -> dict[str, Any]:
+    """The images of a calibration: their number, those that were held out of them, the hash and the transform in words.
+
+    Args:
+        listing: all calibration images.
+        preprocessing: how each is prepared.
+        held_out: how many of them the network never saw.
+    """
+    kept = {"held_out": held_out} if held_out else {}
+    number = len(listing.names) - held_out
+    return {"images": number, **kept, "sha256": listing.sha256, "transform": in_words(preprocessing)}
+
+
+def in_words(preprocessing: Preprocessing) -> str:
+    """Every choice of a preprocessing by name, such as ``input size 3 × 224 × 224, …, crop pct 0.9``."""
+    values = {entry.name: getattr(preprocessing, entry.name) for entry in dataclasses.fields(preprocessing)}
+    told = [f"{name.replace('_', ' ')} {_told(name, value)}" for name, value in values.items()]
+    return ", ".join(told)
+
+
+def _told(name: str, value: Any) -> str:
+    return (" × " if name.endswith("size") else " ").join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _bits_of(unit: Unit) -> dict[str, int] | None:
+    """Bits of input and weight of a unit that is one layer; None for units that are more."""
+    layer = unit.module
+    if not isinstance(layer, QuantLinear | QuantConv2d):
+        is_float = isinstance(layer, nn.Linear | nn.Conv2d)
+        return {"input": FLOAT_BITS, "weight": FLOAT_BITS} if is_float else None
+    return {"input": _width(layer.input_quantizer), "weight": _width(layer.weight_quantizer)}
+
+
+def _width(quantizer: Quantizer | None) -> int:
+    return FLOAT_BITS if quantizer is None else quantizer.bits
+
+
+def _steps(recipe: Recipe, schedule: Schedule) -> dict[str, dict[str, int]]:
+    """What each step takes, by its name; nothing for steps without iterations."""
+    found: dict[str, dict[str, int]] = {}
+    for step in recipe.steps:
+        found[step.name] = {}
+        if isinstance(step, _Iterates):
+            own = step.batch_size if isinstance(step, _Batches) else None
+            unit = "iterations_per_unit" if step.tunes else "iterations"
+            found[step.name] = {unit: step.iterations or schedule.iterations, "batch_size": own or schedule.batch_size}
+    return found
 
 
 def count_codes(model: nn.Module) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,12 +40,14 @@ class _Setting:
         calibration: float network, images and schedule.
         held_out: images that no cell is calibrated on, ``(n, 3, height, width)``; n may be 0.
         cells: where cells are kept.
+        images: the calibration images, as rows tell them.
     """
 
     runner: Runner
     calibration: Calibration
     held_out: torch.Tensor
     cells: Cells
+    images: Mapping[str, Any]
 
     @cached_property
     def step(self) -> float:
@@ -109,7 +111,8 @@ def _compare(runner: Runner, cells: Sequence[Cell], choose_on: int) -> Compariso
     left = [cell for cell, row in zip(cells, rows, strict=True) if row is None]
     _LOG.info("%d of %d cells are left to be measured in %s", len(left), len(cells), runner.directory)
     table.set_float(runner.measure(loaded.model, is_float=True))
-    setting = _Setting(runner, calibration, held_out, measured)
+    told = runner.calibrated_on(loaded, listing, choose_on)
+    setting = _Setting(runner, calibration, held_out, measured, told)
     started, done = time.perf_counter(), 0
     for number, (cell, known) in enumerate(zip(cells, rows, strict=True), 1):
         row = known
@@ -156,16 +159,16 @@ def _row(setting: _Setting, cell: Cell) -> dict[str, Any]:
         require_equal_outputs(own)
         forget_peak()
         fitter = UnitFitter(runner.make_trainer, runner.alone, None, runner.configured_callbacks, parts)
-        model = calibrate_network(own, fitter, parts=parts).model
+        network = calibrate_network(own, fitter, parts=parts)
         peak, seconds = peak_memory(), sum(own.seconds.values())
-        metrics = runner.measure(model)
+        metrics = runner.measure(network.model)
         row = {
             **metrics,
-            **distances.row(model, metrics),
+            **distances.row(network.model, metrics),
             "seconds": round(seconds, 2),
             "float_block_steps": round(seconds / step),
             "peak_memory_bytes": peak,
-            **audit(model, cell.bits),
+            **audit(network, own, setting.images),
         }
     except Exception as error:  # a recipe that fails is a row; the others go on
         if isinstance(error, RuntimeError) and lost_connection(error):

@@ -40,7 +40,7 @@ class Results:
         seconds: durations by step, of the choice of ranges (calibrate), and of all steps (total).
         baseline_seconds: durations of the recipes that it is compared with.
         size_bytes: sizes of the float and the packed network.
-        n_codes: most codes by role of the tensor.
+        audit: what the result rests on: codes, values and ranges, calibration images, iterations of each step.
         n_values: most distinct values of a grid by row of the table and role of the tensor.
         rolled_back: units whose loss ended in NaN or infinity and that got their best state back, by stage.
         peak_memory_bytes: largest memory of the process, or of the accelerator where one was used.
@@ -61,7 +61,7 @@ class Results:
     seconds: dict[str, float] = field(default_factory=dict)
     baseline_seconds: dict[str, float] = field(default_factory=dict)
     size_bytes: dict[str, int] = field(default_factory=dict)
-    n_codes: dict[str, int] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     n_values: dict[str, dict[str, int]] = field(default_factory=dict)
     rolled_back: dict[str, list[str]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
@@ -84,7 +84,7 @@ class Results:
             self.seconds |= content["seconds"]
             self.baseline_seconds |= content["baseline_seconds"]
             self.size_bytes |= content["size_bytes"]
-            self.n_codes |= content["n_codes"]
+            self.audit |= content.get("audit", {})
             self.n_values |= content.get("n_values", {})
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,8 +93,8 @@ class Results:
             "network": self.network,
             "recipe": self.recipe,
             "bits": {"weight": self.bits.weight, "activation": self.bits.activation},
-            "n_codes": self.n_codes,
             "n_values": self.n_values,
+            "audit": self.audit,
             "metrics": self.metrics,
             "images": self.images,
             "evaluation": self.evaluation,

@@ -15,9 +15,9 @@ from isvit_lightning.data import CalibrationDataModule
 from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork
-from isvit_lightning.networks import open_float
+from isvit_lightning.networks import OpenedNetwork, open_float
 from isvit_lightning.recipe import Recipe, read_recipe
-from isvit_lightning.run.audit import count_codes, count_values
+from isvit_lightning.run.audit import audit, calibrated_on, count_values
 from isvit_lightning.run.claim import claimed
 from isvit_lightning.run.fitting import UnitFitter
 from isvit_lightning.run.inspection import require_space
@@ -100,14 +100,15 @@ class Runner:
                 results.baseline_seconds[name] = seconds
                 self._measure_row(results, name, network)
                 del network  # before the next one is built: memory holds two networks as it is
-        quantized = self._calibrate(calibration, results, beginning.parts, evaluate)
+        opened = self._calibrate(calibration, results, beginning.parts, evaluate)
+        quantized = opened.model
         record = made_with(self.model, self.seed) | {"weights": loaded.fingerprint["sha256"]}
         artifact = QuantizedNetwork(quantized, loaded.architecture, loaded.preprocessing, record)
         path = self.directory / "quantized.safetensors"
         if rank() == 0:
             artifact.save(path)
             results.size_bytes["packed"] = path.stat().st_size
-        results.n_codes = count_codes(quantized)
+        results.audit = audit(opened, calibration, self.calibrated_on(loaded, listing))
         if evaluate:
             self._measure_row(results, "quantized", artifact)
         results.write()
@@ -141,6 +142,17 @@ class Runner:
         self.require_one_each("calibration", len(images))
         calibration = Calibration(loaded.model, images, self.model.bits, recipe, self.model.schedule, self.seed)
         return calibration, self.data.calibration_list()
+
+    def calibrated_on(self, loaded: LoadedNetwork, listing: CalibrationList, held_out: int = 0) -> dict[str, Any]:
+        """The calibration images, as results tell them.
+
+        Args:
+            loaded: the float network.
+            listing: what :meth:`calibration` gives.
+            held_out: how many of them are not calibrated on.
+        """
+        # Data modules may place images on a larger canvas than the smallest one that the network takes.
+        return calibrated_on(listing, replace(loaded.preprocessing, input_size=self.data.input_size), held_out)
 
     def require_openable(self, model: nn.Module, recipes: Sequence[Recipe]) -> None:
         """Tell what cannot be opened before anything long begins.
@@ -206,7 +218,7 @@ class Runner:
             packages=self.model.task.packages,
         )
 
-    def _calibrate(self, calibration: Calibration, results: Results, parts: Parts, evaluate: bool) -> nn.Module:
+    def _calibrate(self, calibration: Calibration, results: Results, parts: Parts, evaluate: bool) -> OpenedNetwork:
         fitter = UnitFitter(
             self.make_trainer, self.alone, self.directory, self.configured_callbacks, parts, self.loggers
         )
@@ -216,7 +228,7 @@ class Runner:
         results.rolled_back = results.rolled_back or parts.rolled_back()
         spent = calibration.seconds
         results.seconds |= {"calibrate": fitter.range_seconds, **spent, "total": sum(spent.values())}
-        return network.model
+        return network
 
     def require_one_each(self, kind: str, count: int) -> None:
         """Refuse more processes than images: one without an image would leave the others waiting."""

@@ -26,7 +26,7 @@ def results(top1: float = 70.0, network: str = "tiny") -> dict[str, Any]:
     return {
         "network": network,
         "bits": {"weight": 3, "activation": 3},
-        "n_codes": {"weight": 8, "activation": 8, "attn_prob": 8},
+        "audit": {"n_codes": {"weight": 8, "activation": 8, "attn_prob": 8}},
         "metrics": {"float": {"top1": 80.0, "top5": 95.0}, **metrics},
         "images": {"calibration": 256, "evaluation": 2000},
         "seed": 0,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 pytest.importorskip("mmdet")
@@ -64,11 +65,21 @@ def test_results_carry_average_precision(run: Path) -> None:
         assert all(0 <= value <= 100 for value in metrics.values())
     assert content["images"] == {"calibration": 3, "evaluation": 3}
     assert content["recipe"] == "isvit"
-    assert content["n_codes"] == dict.fromkeys(ROLES, 16)
+    assert content["audit"]["n_codes"] == dict.fromkeys(ROLES, 16)
     assert 0 < content["size_bytes"]["packed"] < content["size_bytes"]["float"]
     assert content["versions"]["mmdet"].startswith("3.3")
     # One of the two is there: mmcv has compiled operators, mmcv-lite has not.
     assert {content["versions"][name] for name in ("mmcv", "mmcv-lite")} > {"not installed"}
+
+
+def test_results_tell_the_canvas_and_that_no_head_is_one_layer(run: Path) -> None:
+    audit = json.loads((run / "results.json").read_text())["audit"]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    canvas = " × ".join(map(str, (3, *config["data"]["init_args"]["canvas"])))
+    assert audit["calibration"]["transform"].startswith(f"input size {canvas}, mean ")
+    assert audit["calibration"]["images"] == config["data"]["init_args"]["calibration_images"]
+    assert audit["stem"]["weight"] == config["model"]["bits"]["weight"]
+    assert audit["head"] is None
 
 
 def test_test_gives_the_same_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

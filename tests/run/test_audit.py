@@ -1,22 +1,43 @@
 """Audits of small networks with known placements."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from torch import nn
 
+from isvit_lightning.data.selection import CalibrationList
+from isvit_lightning.networks import OpenedNetwork, open_float
 from isvit_lightning.quantizers import Sulq, Uniform
-from isvit_lightning.recipe import Bits, Choice, read_recipe
-from isvit_lightning.run.audit import audit, count_codes, count_values
+from isvit_lightning.recipe import Bits, Choice, Recipe, read_recipe
+from isvit_lightning.run.audit import audit, calibrated_on, count_codes, count_values
+from isvit_lightning.run.pipeline import Calibration
+from isvit_lightning.sources.preprocessing import Preprocessing
+from isvit_lightning.stages import Finetune, Fold, Ranges, Schedule, Tune
 from tests.helpers import tiny_vit
 
 BITS = Bits(3, 4)
 
 
-def opened(placement: dict[str, Choice], bits: Bits = BITS) -> nn.Module:
+IMAGES = {"images": 3, "sha256": "0", "transform": "none"}
+
+
+def network(placement: dict[str, Choice], bits: Bits = BITS) -> OpenedNetwork:
     recipe = read_recipe("isvit")
-    return replace(recipe, placement=replace(recipe.placement, **placement)).open(tiny_vit(), bits).model
+    return replace(recipe, placement=replace(recipe.placement, **placement)).open(tiny_vit(), bits)
+
+
+def opened(placement: dict[str, Choice], bits: Bits = BITS) -> nn.Module:
+    return network(placement, bits).model
+
+
+def audited(placement: dict[str, Choice] | OpenedNetwork, recipe: Recipe | None = None) -> dict[str, Any]:
+    """The audit of a network with a placement, which is said to have been made by a recipe."""
+    found = network(placement) if isinstance(placement, dict) else placement
+    schedule = Schedule(iterations=7, batch_size=5)
+    calibration = Calibration(found.model, torch.zeros(3, 3, 16, 16), BITS, recipe or read_recipe("isvit"), schedule)
+    return audit(found, calibration, IMAGES)
 
 
 @dataclass(frozen=True)
@@ -27,7 +48,7 @@ class Dynamic(Uniform):
 
 
 def test_the_audit_of_a_strict_recipe() -> None:
-    found = audit(opened({}), BITS)
+    found = audited({})
     assert (found["beyond"], found["float"], found["ranges"]) == ([], ["patch_embed.proj.input"], "static")
     assert found["n_codes"]["weight"] == 8
     assert found["n_codes"]["query"] == 16
@@ -44,23 +65,77 @@ def test_the_audit_of_a_strict_recipe() -> None:
     ],
 )
 def test_the_audit_tells_codes_beyond_the_bits(placement: dict[str, Choice], beyond: list[str]) -> None:
-    assert audit(opened(placement), BITS)["beyond"] == beyond
+    assert audited(placement)["beyond"] == beyond
 
 
 def test_the_audit_tells_what_stays_float() -> None:
-    found = audit(opened({"query": Choice(None), "fc1_in": Choice(None)}), BITS)["float"]
+    found = audited({"query": Choice(None), "fc1_in": Choice(None)})["float"]
     places = [f"blocks.{block}.{path}" for block in range(2) for path in ("attn.scores.left", "mlp.fc1.input")]
     assert found == sorted(["patch_embed.proj.input", *places])
 
 
 def test_the_audit_tells_layers_that_nobody_quantized() -> None:
-    model = opened({})
-    model.extra = nn.Linear(2, 2)
-    assert audit(model, BITS)["float"] == ["extra", "patch_embed.proj.input"]
+    found = network({})
+    found.model.extra = nn.Linear(2, 2)
+    assert audited(found)["float"] == ["extra", "patch_embed.proj.input"]
 
 
 def test_the_audit_tells_ranges_that_are_chosen_at_run_time() -> None:
-    assert audit(opened({"query": Choice(Dynamic())}), BITS)["ranges"] == "dynamic"
+    assert audited({"query": Choice(Dynamic())})["ranges"] == "dynamic"
+
+
+@pytest.mark.parametrize(
+    ("placement", "stem", "head"),
+    [
+        ({}, (32, 3), (4, 3)),
+        ({"image": Choice(bits=8), "head_in": Choice(bits=6)}, (8, 3), (6, 3)),
+        ({"head_in": Choice(None), "weight": Choice(None)}, (32, 32), (32, 32)),
+        ({"weight": Choice(granularity="channel", bits=8)}, (32, 8), (4, 8)),
+    ],
+)
+def test_the_audit_tells_the_bits_of_the_first_and_of_the_last_layer(
+    placement: dict[str, Choice], stem: tuple[int, int], head: tuple[int, int]
+) -> None:
+    found = audited(placement)
+    assert found["stem"] == {"input": stem[0], "weight": stem[1]}
+    assert found["head"] == {"input": head[0], "weight": head[1]}
+
+
+def test_units_that_are_more_than_a_layer_are_neither_stem_nor_head() -> None:
+    found = network({})
+    found = replace(found, units=found.units[1:-1])
+    assert (audited(found)["stem"], audited(found)["head"]) == (None, None)
+    as_float = open_float(tiny_vit())
+    assert audited(as_float)["head"] == {"input": 32, "weight": 32}
+
+
+def test_the_audit_tells_what_each_step_takes() -> None:
+    steps = [Ranges("ranges"), Fold("fold"), Tune("short", iterations=2), Tune("usual"), Finetune("all", 9, 4)]
+    assert audited({}, Recipe("own", steps=[*steps, Finetune("more")]))["steps"] == {
+        "ranges": {},
+        "fold": {},
+        "short": {"iterations_per_unit": 2, "batch_size": 5},
+        "usual": {"iterations_per_unit": 7, "batch_size": 5},
+        "all": {"iterations": 9, "batch_size": 4},
+        "more": {"iterations": 7, "batch_size": 5},
+    }
+
+
+def test_the_audit_tells_the_images() -> None:
+    assert audited({})["calibration"] == IMAGES
+    preprocessing = Preprocessing((3, 32, 24), (0.5, 0.25, 0.5), (0.5,) * 3, crop_pct=0.9)
+    listing = CalibrationList(("a", "b", "c"), "ab12")
+    words = (
+        "input size 3 × 32 × 24, mean 0.5 0.25 0.5, std 0.5 0.5 0.5, interpolation bicubic, crop pct 0.9, "
+        "crop mode center"
+    )
+    assert calibrated_on(listing, preprocessing) == {"images": 3, "sha256": "ab12", "transform": words}
+    assert calibrated_on(listing, preprocessing, 1) == {
+        "images": 2,
+        "held_out": 1,
+        "sha256": "ab12",
+        "transform": words,
+    }
 
 
 @pytest.mark.parametrize("extra", [0, 1])

@@ -31,7 +31,7 @@ from tests.stages.fitting import StopAt, StopError
 METRICS = {"top1", "top5", "agreement", "kl"}
 DISTANCES = {"seen_kl", "unseen_over_seen"}
 COSTS = {"seconds", "float_block_steps", "peak_memory_bytes"}
-AUDIT = {"n_codes", "n_values", "beyond", "float", "ranges"}
+AUDIT = {"n_codes", "n_values", "beyond", "float", "ranges", "stem", "head", "calibration", "steps"}
 
 
 @dataclass
@@ -161,7 +161,7 @@ def test_a_cell_is_what_fit_gives(name: str, own: str, finished: tuple[Path, Com
     cell = finished[1].rows[f"{name} w3a3"][0]
     assert results.metrics["quantized"] == {metric: cell[metric] for metric in METRICS}
     assert results.metrics["float"] == finished[1].float_row
-    assert results.n_codes == cell["n_codes"]
+    assert results.audit == {key: cell[key] for key in AUDIT}
 
 
 def test_the_same_again_measures_nothing_anew(own: str, finished: tuple[Path, Comparison], copied: Path) -> None:

@@ -68,6 +68,7 @@ def test_figures_are_those_of_the_images_seen_and_of_those_held_out(
     assert row["held_out_kl"] == pytest.approx(expected[1]["kl"], abs=1e-5)
     assert row["held_out_agreement"] == pytest.approx(expected[1]["agreement"], abs=1e-3)
     assert row["unseen_over_seen"] == pytest.approx(row["held_out_kl"] / row["seen_kl"], abs=1e-4)
+    assert (row["calibration"]["images"], row["calibration"]["held_out"]) == (12, HELD)
     assert row["kl"] not in (row["seen_kl"], row["held_out_kl"])
 
 

@@ -14,7 +14,7 @@ KEYS = {
     "network",
     "recipe",
     "bits",
-    "n_codes",
+    "audit",
     "n_values",
     "metrics",
     "images",
@@ -46,7 +46,7 @@ def filled(path: Path) -> Results:
     results.seconds = {"calibrate": 0.123456, "first_step": 1.0, "stage3": 2.0, "total": 3.004}
     results.baseline_seconds = {"round_to_nearest": 0.7}
     results.size_bytes = {"float": 2_000_000, "packed": 250_000}
-    results.n_codes = {"weight": 8, "qkv_in": 16, "attn_prob": 17}
+    results.audit = {"n_codes": {"weight": 8, "attn_prob": 17}, "ranges": "static"}
     results.n_values = {
         "round_to_nearest": {"attn_prob": 16},
         "first_step": {"value": 16},
@@ -75,7 +75,7 @@ def test_the_file_has_exactly_these_keys(tmp_path: Path) -> None:
     assert content["metrics"] == results.metrics
     assert (content["network"], content["recipe"], content["seed"]) == ("net", "own_recipe", 7)
     assert content["iterations"] == 5
-    assert content["n_codes"] == {"weight": 8, "qkv_in": 16, "attn_prob": 17}
+    assert content["audit"] == {"n_codes": {"weight": 8, "attn_prob": 17}, "ranges": "static"}
     assert content["rolled_back"] == {"stage3": ["head"]}
     assert content["peak_memory_bytes"] > 1_000_000
 
@@ -122,7 +122,7 @@ def test_an_earlier_run_is_taken_over(tmp_path: Path) -> None:
     assert results.metrics == earlier.metrics
     assert results.seconds == {name: round(value, 2) for name, value in earlier.seconds.items()}
     assert results.baseline_seconds == {"round_to_nearest": 0.7}
-    assert (results.size_bytes, results.n_codes) == (earlier.size_bytes, earlier.n_codes)
+    assert (results.size_bytes, results.audit) == (earlier.size_bytes, earlier.audit)
     assert results.n_values == earlier.n_values
     assert results.rolled_back == earlier.rolled_back
 
@@ -134,7 +134,7 @@ def test_what_was_measured_on_other_images_is_not(count: int, evaluation: str, t
     images = {"calibration": 16, "evaluation": count}
     results = Results(path, "net", "own_recipe", Bits(3, 4), images, 7, 5, evaluation=evaluation)
     results.restore()
-    assert (results.metrics, results.seconds, results.size_bytes, results.n_codes) == ({}, {}, {}, {})
+    assert (results.metrics, results.seconds, results.size_bytes, results.audit) == ({}, {}, {}, {})
     assert results.rolled_back == {"stage3": ["head"]}
 
 

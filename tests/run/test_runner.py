@@ -15,11 +15,12 @@ from torch import nn
 
 from isvit_lightning.classifier import Classifier
 from isvit_lightning.data import DigitsDataModule
-from isvit_lightning.data.selection import EvaluationList
+from isvit_lightning.data.selection import CalibrationList, EvaluationList
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.artifact import QuantizedNetwork, load
 from isvit_lightning.networks import quantizers
 from isvit_lightning.recipe import Bits, Recipe, read_recipe, record_of
+from isvit_lightning.run.audit import calibrated_on
 from isvit_lightning.run.results import Results
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.sources.source import NetworkSource
@@ -187,9 +188,17 @@ def test_the_run_directory_is_whole(finished: Path) -> None:
     assert {spec.bits for spec in loaded.specs.values() if spec.role.weight} == {3}
     found = content(finished)
     assert found["size_bytes"]["packed"] == (finished / "quantized.safetensors").stat().st_size
-    assert found["n_codes"]["weight"] == 8
-    assert found["n_codes"]["attn_prob"] == 16
+    assert found["audit"]["n_codes"]["weight"] == 8
+    assert found["audit"]["n_codes"]["attn_prob"] == 16
     listing = json.loads((finished / "calibration.json").read_text())
+    assert found["audit"]["calibration"] == calibrated_on(
+        CalibrationList(tuple(listing["images"]), listing["sha256"]), load(finished).preprocessing
+    )
+    assert found["audit"]["stem"] == {"input": 32, "weight": 3}
+    assert found["audit"]["head"] == {"input": 4, "weight": 3}
+    tuned = {"iterations_per_unit": 1, "batch_size": 8}
+    assert found["audit"]["steps"] == {"stage1": tuned, "stage2": {}, "stage3": tuned}
+    assert found["audit"]["n_values"] == found["n_values"]["quantized"]
     assert len(listing["images"]) == 8
     assert listing["run"]["model"]["recipe"] == record_of(model.recipe)
 
