@@ -18,6 +18,7 @@ from isvit_lightning.run.compare import compare
 from isvit_lightning.run.exporting import export
 from isvit_lightning.run.inspection import inspect
 from isvit_lightning.run.messages import own_sentences, reason
+from isvit_lightning.run.pictures import draw
 from isvit_lightning.run.results import console
 from isvit_lightning.run.runner import Runner
 from isvit_lightning.run.strategy import alone, started, unit_trainer
@@ -166,6 +167,7 @@ class IsvitCLI(LightningCLI):
         console().print(table.table())
         if is_first_process():
             table.write(runner.directory)
+            draw(table, runner.directory)
 
     def export(self, format: Form, ckpt_path: str | None = None, output: str | None = None, **kwargs: Any) -> None:  # noqa: A002
         """Write a finished run in the form of another engine."""

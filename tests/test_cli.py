@@ -383,7 +383,8 @@ def cells_of(directory: Path) -> dict[str, bytes]:
 def test_compare_writes_the_table_three_times(compared: tuple[Path, str]) -> None:
     directory, printed = compared
     names = {path.name for path in directory.iterdir()}
-    assert names == {"comparison.csv", "comparison.json", "comparison.md", "cells", "parts"}
+    pictures = {f"comparison_{name}.{form}" for name in ("bits", "cost") for form in ("png", "svg")}
+    assert names == {"comparison.csv", "comparison.json", "comparison.md", "cells", "parts"} | pictures
     assert {path.name for path in (directory / "cells").iterdir()} == {
         f"{title.replace(' ', '-')}-seed{seed}.json" for title in TITLES for seed in (0, 1)
     }

@@ -123,17 +123,23 @@ class Comparison:
         return any(key in cell for cells in (*self.rows.values(), [self.float_row]) for cell in cells)
 
 
-def _figure(key: str, cells: Sequence[Mapping[str, Any]]) -> str:
-    """Mean over the cells, with the standard deviation where there are several."""
+def spread(key: str, cells: Sequence[Mapping[str, Any]]) -> tuple[float, float | None] | None:
+    """Mean over the cells that have ``key``, and their standard deviation where there are several; None without any."""
     values = [float(cell[key]) for cell in cells if key in cell]
     if not values:
+        return None
+    if len(values) == 1:
+        return values[0], None
+    # The standard library has no deviation of values that are none.
+    return statistics.fmean(values), statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _figure(key: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    """Mean over the cells, with the standard deviation where there are several."""
+    found = spread(key, cells)
+    if found is None:
         return ""
     scale, digits = {"peak_memory_bytes": (1e-9, 2), "float_block_steps": (1.0, 0)}.get(
         key, (1.0, 4 if key.endswith("kl") else 2)
     )
-    mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    # The standard library has no deviation of values that are none.
-    deviation = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-    return f"{mean} ± {scale * deviation:.{digits}f}"
+    return " ± ".join(f"{scale * value:.{digits}f}" for value in found if value is not None)

@@ -54,7 +54,7 @@ class Verbs(Trainer):
         """Print units, norms, quantizers and the memory of the caches, and calibrate nothing."""
 
     def compare(self, methods: str = "all", bits: str | None = None, seeds: str = "0", choose_on: int = 0) -> None:
-        """Calibrate and measure several recipes under the same conditions, and write one table.
+        """Calibrate and measure several recipes under the same conditions, and write one table and its pictures.
 
         The recipe of the configuration is not used. Given again, the command goes on where it was stopped.
 
