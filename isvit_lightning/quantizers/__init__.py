@@ -1,6 +1,18 @@
 """Tensor → codes → tensor: formats, granularity, roles, and the quantizer that holds a grid."""
 
-from isvit_lightning.quantizers.formats import AdaLog, Format, Grid, Log, ShiftedLog, Sulq, Uniform
+from isvit_lightning.quantizers.formats import (
+    AdaLog,
+    AnchoredUniform,
+    Format,
+    Grid,
+    Log,
+    PowerOfTwoFactors,
+    ShiftedLog,
+    Sulq,
+    Tangent,
+    TwinUniform,
+    Uniform,
+)
 from isvit_lightning.quantizers.granularity import Granularity, PerChannel, PerTensor, per_head
 from isvit_lightning.quantizers.quantizer import Quantizer
 from isvit_lightning.quantizers.role import Role
@@ -9,6 +21,7 @@ from isvit_lightning.quantizers.spec import Spec
 
 __all__ = [
     "AdaLog",
+    "AnchoredUniform",
     "Format",
     "Granularity",
     "Grid",
@@ -17,6 +30,7 @@ __all__ = [
     "Operand",
     "PerChannel",
     "PerTensor",
+    "PowerOfTwoFactors",
     "Quantizer",
     "Role",
     "Search",
@@ -24,6 +38,8 @@ __all__ = [
     "Site",
     "Spec",
     "Sulq",
+    "Tangent",
+    "TwinUniform",
     "Uniform",
     "per_head",
 ]

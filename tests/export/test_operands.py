@@ -5,10 +5,29 @@ import torch
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.export.operands import Affine, Steps, encoding_of
-from isvit_lightning.quantizers import AdaLog, Format, Log, PerChannel, Quantizer, Spec, Sulq, Uniform, per_head
+from isvit_lightning.quantizers import (
+    AdaLog,
+    AnchoredUniform,
+    Format,
+    Log,
+    PerChannel,
+    PowerOfTwoFactors,
+    Quantizer,
+    Spec,
+    Sulq,
+    Tangent,
+    TwinUniform,
+    Uniform,
+    per_head,
+)
 from isvit_lightning.search import Percentiles
 
-FORMATS = [(Sulq(), 3), (Sulq(), 4), (Sulq(), 6), (Sulq(), 8), (Log(), 4), (Log(2), 3), (AdaLog(), 4)]
+FORMATS = [
+    *((Sulq(), bits) for bits in (3, 4, 6, 8)),
+    (Log(), 4),
+    (Log(2), 3),
+    *((form, 4) for form in (AdaLog(), TwinUniform(), TwinUniform(signed=True), Tangent(), AnchoredUniform())),
+]
 
 
 def calibrated(form: Format, bits: int, samples: torch.Tensor, granularity: PerChannel | None = None) -> Quantizer:
@@ -77,6 +96,15 @@ def test_equal_steps_are_scale_and_zero_point(bits: int, granularity: PerChannel
     integers = quantizer.encode(samples) - affine.offset
     assert -128 <= float(integers.min()) <= float(integers.max()) <= 127
     assert affine.is_signed == (bits < 8)
+
+
+def test_factors_of_channels_are_scales_by_channel() -> None:
+    samples = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([8.0, 1.0, 0.1])
+    quantizer = calibrated(PowerOfTwoFactors(), 4, samples, PerChannel(3))
+    affine = encoding_of(quantizer)
+    assert isinstance(affine, Affine)
+    assert affine.scale.unique().numel() > 1
+    assert torch.equal(affine.scale * (quantizer.encode(samples) - affine.zero_point), quantizer(samples))
 
 
 def test_eight_bits_around_zero_are_signed() -> None:

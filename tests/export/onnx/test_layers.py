@@ -1,5 +1,6 @@
 """Each layer in ONNX Runtime, against the layer in PyTorch."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from isvit_lightning.export.onnx.write import write_graph
 from isvit_lightning.layers import QuantConv2d, QuantLayerNorm, QuantLinear, QuantMatMul
 from isvit_lightning.quantizers import (
     AdaLog,
+    AnchoredUniform,
     Format,
     Granularity,
     Log,
@@ -21,6 +23,8 @@ from isvit_lightning.quantizers import (
     Role,
     ShiftedLog,
     Sulq,
+    Tangent,
+    TwinUniform,
     per_head,
 )
 from tests.export.test_lower import TENSOR, draws, quantizer
@@ -78,7 +82,7 @@ def cases() -> dict[str, Case]:
     tail, tokens = draws(2, 9, 32).abs().pow(3), draws(2, 9, 32)
     steps = {
         f"linear_{type(form).__name__}": Case(linear(tail, 4, form), (tail,))
-        for form in (Sulq(), Log(2), AdaLog(), ShiftedLog())
+        for form in (Sulq(), Log(2), AdaLog(), ShiftedLog(), TwinUniform(), Tangent(), AnchoredUniform())
     }
     norm = QuantLayerNorm(nn.LayerNorm(32).requires_grad_(False), quantizer(tokens, 8))
     return {
@@ -100,7 +104,7 @@ def cases() -> dict[str, Case]:
 with torch.random.fork_rng():
     torch.manual_seed(0)
     CASES = cases()
-STAIRCASES = [name for name in CASES if name[-1] == "q" or "Log" in name or name.startswith("context")]
+STAIRCASES = [name for name in CASES if re.match("linear_[A-Z]|context", name)]
 EXACT = [name for name in CASES if name not in STAIRCASES]
 
 
@@ -169,6 +173,7 @@ def test_lookups_flip_few_numbers(name: str, looked_up: Run) -> None:
 def test_the_engine_multiplies_integers(exact: Run) -> None:
     """The regression that a bias of one axis brings: a float Gemm, twice as slow as the float network."""
     without_integers = {"linear_by_channel", "linear_AdaLog", "linear_Log", "context", "context_by_head"}
+    without_integers |= {"linear_TwinUniform", "linear_Tangent", "linear_AnchoredUniform"}
     assert without_integers <= exact.floats
     assert exact.floats <= without_integers | {"linear_Sulq"}
     assert exact.operators.count("MatMulIntegerToFloat") == len(CASES) - len(exact.floats | {"convolution", "norm"})

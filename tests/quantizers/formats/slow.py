@@ -117,6 +117,82 @@ class SlowShiftedLog:
         return (value + self.offset) / (x + self.offset)
 
 
+@dataclass(frozen=True)
+class SlowTwinUniform:
+    """Twin uniform quantization of PTQ4ViT (arXiv 2111.12293), the coarse range beginning where the fine one ends."""
+
+    fine: float
+    coarse: float
+    middle: float
+    signed: bool = False
+
+    @property
+    def split(self) -> float:
+        return 0.0 if self.signed else self.middle * self.fine
+
+    def code(self, x: float) -> float:
+        return round((x - self.split) / (self.fine if x < self.split else self.coarse)) + self.middle
+
+    def value(self, code: int) -> float:
+        return (code - self.middle) * (self.fine if code < self.middle else self.coarse) + self.split
+
+    def slope(self, x: float, value: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class SlowTangent:
+    """Uniform in the angle whose tangent is the value."""
+
+    scale: float
+    step: float
+
+    def code(self, x: float) -> float:
+        return round(math.atan(x / self.scale) / self.step)
+
+    def value(self, code: int) -> float:
+        return self.scale * math.tan(code * self.step)
+
+    def slope(self, x: float, value: float) -> float:
+        # The cosines of the angles of value and sample.
+        return (math.cos(math.atan(x / self.scale)) / math.cos(math.atan(value / self.scale))) ** 2
+
+
+@dataclass(frozen=True)
+class SlowAnchoredUniform:
+    """Uniform, counted from the largest value."""
+
+    scale: float
+    top: float
+
+    def code(self, x: float) -> float:
+        return round((self.top - x) / self.scale)
+
+    def value(self, code: int) -> float:
+        return self.top - code * self.scale
+
+    def slope(self, x: float, value: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class SlowPowerOfTwoFactors:
+    """Power-of-two factors of FQ-ViT (arXiv 2111.13824)."""
+
+    scale: float
+    zero_point: float
+    exponent: float
+
+    def code(self, x: float) -> float:
+        return round(x / (self.scale * 2**self.exponent)) + self.zero_point
+
+    def value(self, code: int) -> float:
+        return (code - self.zero_point) * self.scale * 2**self.exponent
+
+    def slope(self, x: float, value: float) -> float:
+        return 1.0
+
+
 def clamped(code: float, n_codes: int) -> int:
     """``code`` within ``[0, n_codes)``."""
     return int(min(max(code, 0), n_codes - 1))

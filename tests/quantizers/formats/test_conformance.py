@@ -27,16 +27,20 @@ from isvit_lightning.quantizers import (
     Sulq,
     Uniform,
 )
-from isvit_lightning.quantizers.formats import AdaLog
+from isvit_lightning.quantizers.formats import AdaLog, AnchoredUniform, PowerOfTwoFactors, Tangent, TwinUniform
 from isvit_lightning.search import Percentiles
 from tests.helpers import GRANULARITIES, LOG_SEARCH, PUBLISHED_SULQ_SEARCH, SULQ_SEARCH
 from tests.quantizers.formats.slow import (
     Slow,
     SlowAdaLog,
+    SlowAnchoredUniform,
     SlowLog,
+    SlowPowerOfTwoFactors,
     SlowShiftedLog,
     SlowSqrt2,
     SlowSulq,
+    SlowTangent,
+    SlowTwinUniform,
     SlowUniform,
     clamped,
 )
@@ -100,6 +104,13 @@ CASES = {
     "adalog_gelu": Case(AdaLog(GELU_SHIFT), Percentiles((0.999, 1.0)), gelu, SlowAdaLog, fractional=True),
     "shifted_log": Case(ShiftedLog(), Percentiles((0.999, 1.0)), gelu, SlowShiftedLog),
     "shifted_log_of_any_tensor": Case(ShiftedLog(), Percentiles((0.999, 1.0)), real, SlowShiftedLog),
+    "twin_uniform": Case(TwinUniform(), Percentiles((1.0,)), probabilities, SlowTwinUniform),
+    "twin_uniform_gelu": Case(
+        TwinUniform(signed=True), Percentiles((0.999, 1.0)), gelu, partial(SlowTwinUniform, signed=True)
+    ),
+    "tangent": Case(Tangent(), Percentiles((1.0,)), probabilities, SlowTangent, fractional=True),
+    "anchored_uniform": Case(AnchoredUniform(), Percentiles((1.0,)), real, SlowAnchoredUniform),
+    "power_of_two_factors": Case(PowerOfTwoFactors(), Percentiles((1.0,)), real, SlowPowerOfTwoFactors),
 }
 """Each format, its search, the values that it is for, its formula."""
 
@@ -290,7 +301,7 @@ def test_affine_and_exponents_say_the_same_as_the_table(name: str, granularity: 
     codes = torch.arange(quantizer.n_codes, dtype=torch.float64).view(-1, *(1 for _ in table.shape[1:]))
     codes = codes.expand_as(table)
     affine = form.affine(grid)
-    assert (affine is not None) is isinstance(form, Uniform)
+    assert (affine is not None) is isinstance(form, Uniform | PowerOfTwoFactors)
     if affine is not None:
         scale, zero_point = affine
         assert torch.equal(scale * (codes - zero_point), table)
