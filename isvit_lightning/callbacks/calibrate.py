@@ -5,7 +5,7 @@ from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers
+from isvit_lightning.networks import calibrate_activations, calibrate_ranges, quantizers
 from isvit_lightning.stages import UnitStage
 
 
@@ -30,12 +30,10 @@ class CalibrateQuantizers(Callback):
             return
         model = stage.quantized.model
         active = [quantizer for quantizer in quantizers(model).values() if quantizer.enabled]
-        if any(quantizer.role.weight and not quantizer.calibrated for quantizer in active):
-            calibrate_weights(model)
+        weights = any(quantizer.role.weight and not quantizer.calibrated for quantizer in active)
         missing = any(not quantizer.role.weight and not quantizer.calibrated for quantizer in active)
-        if missing or stage.recalibrate == "stage":
-            sample = stage.images[: stage.range_images].to(stage.device)
-            calibrate_activations(model, lambda: stage.quantized.walk(sample))
+        sample = stage.images[: stage.range_images].to(stage.device)
+        calibrate_ranges(model, lambda: stage.quantized.walk(sample), weights, missing or stage.recalibrate == "stage")
         self.seconds += time.perf_counter() - started
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,7 +14,7 @@ from isvit_lightning.networks.open import (
     switch,
 )
 from isvit_lightning.networks.opened import SINGLE, Data, Heads, OpenedNetwork, Stream, Unit, Wire, Writer
-from isvit_lightning.networks.ranges import calibrate_activations, calibrate_weights
+from isvit_lightning.networks.ranges import calibrate_activations, calibrate_ranges, calibrate_weights
 from isvit_lightning.networks.specs import open_by_specs, specs_of
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Writer",
     "adapter_for",
     "calibrate_activations",
+    "calibrate_ranges",
     "calibrate_weights",
     "copied",
     "open_by_specs",

@@ -34,6 +34,7 @@ class Site:
         operand: which operand of the layer the tensor is.
         partner: the other operand of the product, unquantized; None where that is not known.
         gradients: gradient of the loss by the layer's output on the samples; None where that is not known.
+        quantized: ``partner`` on its own grid; None where it is float, or has none yet.
     """
 
     samples: torch.Tensor
@@ -41,14 +42,24 @@ class Site:
     operand: Operand = "input"
     partner: torch.Tensor | None = None
     gradients: torch.Tensor | None = None
+    quantized: torch.Tensor | None = None
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the output of the layer can be computed."""
+        return self.layer is not None and self.partner is not None
 
     @property
     def channels_last(self) -> bool:
         """Whether the last axis holds channels, so that a token is a row."""
         return self.layer is None or self.operand == "weight" or self.layer.channels_last
 
-    def output(self, values: torch.Tensor) -> torch.Tensor:
+    def output(self, values: torch.Tensor, quantized: bool = False) -> torch.Tensor:
         """What the layer computes, without bias, with ``values`` in the place of the samples.
+
+        Args:
+            values: of the shape of the samples.
+            quantized: take the other operand on its grid, where it has one.
 
         Raises:
             IsvitError: layer or partner are not known here.
@@ -58,7 +69,8 @@ class Site:
                 "A search wants the output of a layer where none is known, expected a search that looks at the tensor "
                 "alone: change search under model.recipe.placement."
             )
-        return self.layer.product(self.operand, values, self.partner)
+        partner = self.quantized if quantized and self.quantized is not None else self.partner
+        return self.layer.product(self.operand, values, partner)
 
     def require_gradients(self) -> torch.Tensor:
         """The gradients.
@@ -76,6 +88,16 @@ class Site:
 
 class Search(ABC):
     """How the grid of a quantizer is chosen. Subclasses are frozen dataclasses of plain values."""
+
+    @property
+    def sees_output(self) -> bool:
+        """Whether it looks at the output of the layer, so that a weight is shown with what its layer reads."""
+        return False
+
+    @property
+    def sees_gradients(self) -> bool:
+        """Whether it wants the gradients of the loss by that output."""
+        return False
 
     @abstractmethod
     def choose(self, spec: Spec, site: Site) -> Grid:

@@ -14,8 +14,7 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import (
     SINGLE,
     OpenedNetwork,
-    calibrate_activations,
-    calibrate_weights,
+    calibrate_ranges,
     quantizers,
     switch,
 )
@@ -289,8 +288,7 @@ def _choose_missing_ranges(work: Work) -> None:
     """Ranges of what has none yet."""
     model = work.quantized.model
     missing = [one for one in quantizers(model).values() if not one.calibrated]
-    if any(one.role.weight for one in missing):
-        calibrate_weights(model)
-    if any(not one.role.weight for one in missing):
-        sample = work.images[: work.range_images].to(next(model.parameters()).device)
-        calibrate_activations(model, lambda: work.quantized.walk(sample))
+    weights = any(one.role.weight for one in missing)
+    activations = any(not one.role.weight for one in missing)
+    sample = work.images[: work.range_images].to(next(model.parameters()).device)
+    calibrate_ranges(model, lambda: work.quantized.walk(sample), weights, activations)

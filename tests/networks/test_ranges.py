@@ -1,6 +1,7 @@
 """Choosing ranges from one forward pass, upstream quantizers first."""
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,13 @@ from torch import nn
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
-from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers, switch
+from isvit_lightning.networks import (
+    calibrate_activations,
+    calibrate_ranges,
+    calibrate_weights,
+    quantizers,
+    switch,
+)
 from isvit_lightning.quantizers import Grid, PerChannel, Role, Search, Site, Spec
 from isvit_lightning.recipe import Bits
 from isvit_lightning.search import Percentiles
@@ -229,3 +236,61 @@ def test_operands_of_finished_products_are_let_go() -> None:
     calibrate_activations(opened.model, lambda: opened.walk(image_batch()))
     assert len(seen) == 12
     assert alive == [0]
+
+
+class Looking(Noted):
+    """One that looks at outputs, too."""
+
+    sees_output = True
+
+
+def looking(sites: dict[str, Looking]) -> Any:
+    """A block with such searches; those of weights look at what their layer reads."""
+    opened = DEFAULT_RECIPE.open(tiny_vit(depth=1), Bits(4, 4))
+    for path, quantizer in quantizers(opened.model).items():
+        quantizer.search = sites[path] = Looking()
+    return opened
+
+
+def test_a_weight_comes_before_the_input_of_its_layer_and_both_are_seen_on_their_grids_in_the_next_round() -> None:
+    sites: dict[str, Looking] = {}
+    opened, images = looking(sites), image_batch()
+    gradients: dict[nn.Module, torch.Tensor] = {opened.model.head: torch.rand(3, 5)}
+    for _ in range(2):
+        calibrate_ranges(opened.model, lambda: opened.walk(images), gradients=gradients)
+    head = opened.model.head
+    weight, features = sites["head.weight_quantizer"].sites, sites["head.input_quantizer"].sites
+    assert len(weight) == len(features) == 2
+    assert [site.operand for site in (*weight, *features)] == ["weight", "weight", "input", "input"]
+    assert weight[0].partner is features[0].samples
+    # Nothing has a grid yet but the weight, when the input comes.
+    assert weight[0].quantized is None
+    assert torch.equal(features[0].quantized, head.weight_quantizer(head.weight))
+    assert weight[1].quantized.unique().numel() <= 16
+    assert weight[1].quantized.shape == weight[1].partner.shape
+    assert all(site.gradients is gradients[head] for site in (*weight, *features))
+    left, right = (sites[f"blocks.0.attn.scores.{side}_quantizer"].sites for side in ("left", "right"))
+    assert [site.quantized is None for site in (*left, *right)] == [True, False, False, False]
+    assert left[0].gradients is None
+
+
+def test_a_pass_is_spared_where_no_search_of_a_weight_looks_at_outputs() -> None:
+    network, passes = chain(), []
+    calibrate_ranges(network, lambda: passes.append(1), activations=False)
+    assert passes == []
+    assert all(layer.weight_quantizer.calibrated for layer in network)
+    network[0].weight_quantizer.search = Looking()
+    switch(network, weights=True, activations=False)
+    calibrate_ranges(network, lambda: passes.append(network(torch.rand(9, 4))), activations=False)
+    assert len(passes) == 1
+    assert not network[0].input_quantizer.calibrated
+
+
+def test_the_weight_of_a_shared_layer_is_chosen_at_its_first_call() -> None:
+    network, levels = Levels(), [torch.randn(30, 4), torch.randn(3, 7, 4)]
+    search = network.shared.weight_quantizer.search = Looking()
+    switch(network, weights=True, activations=True)
+    calibrate_weights(network.last)
+    calibrate_ranges(network, lambda: network(levels))
+    assert [site.partner is levels[0] for site in search.sites] == [True]
+    assert network.shared.input_quantizer.calibrated

@@ -7,6 +7,7 @@ from torch import nn
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.layers import QuantConv2d, QuantLinear, QuantMatMul
 from isvit_lightning.quantizers import Layer, Search, Site
+from isvit_lightning.search import Percentiles
 
 
 def test_defaults_know_nothing_but_the_samples() -> None:
@@ -57,6 +58,17 @@ def test_output_puts_values_in_the_place_of_the_samples() -> None:
         torch.testing.assert_close(site.output(site.samples * -2), expected * -2)
 
 
+def test_output_takes_the_other_operand_on_its_grid_where_it_has_one() -> None:
+    tokens, weight = torch.randn(2, 5, 6), torch.randn(4, 6)
+    site = Site(tokens, LINEAR, "input", weight, quantized=weight.round())
+    torch.testing.assert_close(site.output(tokens), tokens @ weight.T)
+    torch.testing.assert_close(site.output(tokens, quantized=True), tokens @ weight.round().T)
+    alone = Site(tokens, LINEAR, "input", weight)
+    torch.testing.assert_close(alone.output(tokens, quantized=True), tokens @ weight.T)
+    assert site.has_output
+    assert not Site(tokens, LINEAR).has_output
+
+
 @pytest.mark.parametrize(
     "site",
     [
@@ -82,6 +94,10 @@ def test_gradients_that_are_not_known_are_told_in_a_sentence() -> None:
     sentence = r"wants gradients where none can be had, expected .* change search under model\.recipe\.placement"
     with pytest.raises(IsvitError, match=sentence):
         Site(torch.rand(2, 6), LINEAR, "input", torch.rand(4, 6)).require_gradients()
+
+
+def test_a_search_looks_at_the_tensor_alone_unless_it_says_so() -> None:
+    assert (Percentiles().sees_output, Percentiles().sees_gradients) == (False, False)
 
 
 def test_a_search_says_how_it_chooses() -> None:
