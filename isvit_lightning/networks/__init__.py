@@ -14,7 +14,8 @@ from isvit_lightning.networks.open import (
     switch,
 )
 from isvit_lightning.networks.opened import SINGLE, Data, Heads, OpenedNetwork, Stream, Unit, Wire, Writer
-from isvit_lightning.networks.ranges import calibrate_activations, calibrate_ranges, calibrate_weights
+from isvit_lightning.networks.ranges import Gradients, calibrate_activations, calibrate_ranges, calibrate_weights
+from isvit_lightning.networks.sensitivity import output_gradients
 from isvit_lightning.networks.specs import open_by_specs, specs_of
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Axes",
     "Build",
     "Data",
+    "Gradients",
     "Heads",
     "LayerFactory",
     "OpenedNetwork",
@@ -38,6 +40,7 @@ __all__ = [
     "open_by_specs",
     "open_float",
     "open_quantized",
+    "output_gradients",
     "quantizers",
     "refresh",
     "require_calibrated",

@@ -126,7 +126,12 @@ def test_all_choices_are_told() -> None:
     assert tuple(names("### Granularities")) == granularity.__args__
     assert set(names("### Formats")) == chosen(formats, Format)
     assert set(names("### Searches")) == {entry.name for entry in dataclasses.fields(Percentiles)}
-    assert all(f"`{name}`" in PAGE for name in chosen(search, Search))
+    assert {name for name in chosen(search, Search) if f"\n`{name}` " in PAGE} == chosen(search, Search)
+    for kind in (search.OutputError, search.Beam):
+        told = re.search(rf"\n`{kind.__name__}` [\s\S]*?\n((?:\|.*\n)+)", PAGE)
+        assert told is not None
+        fields = re.findall(r"^\| `(\w+)` ", told.group(1), re.MULTILINE)
+        assert set(fields) == {entry.name for entry in dataclasses.fields(kind)}
     assert all(f"`{name}`" in PAGE for name in chosen(transforms, transforms.Transform))
     assert set(names("## Steps")) - {"of: activations", "of: weights"} >= chosen(stages, stages.Step)
     pieces = chosen(stages, stages.Loss) | chosen(stages, stages.Trainables)

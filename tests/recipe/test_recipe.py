@@ -191,9 +191,9 @@ def test_changes_may_be_for_the_steps_of_another_recipe() -> None:
             r"names the field learning_rate, expected one of rate, rel",
         ),
         ({"stage3": {"trainables": {"rate": 1e-3}}}, r"changes\.stage3\.trainables names the field rate"),
-        ({"stage2": {"statistic": "mode"}}, r"stage2\.statistic is 'mode', expected one of mean, median: "),
+        ({"stage2": {"statistic": "mode"}}, r"stage2\.statistic is 'mode', expected one of mean, median, mad: "),
         ({"stage2": {"round_zero_point": "no"}}, r"round_zero_point is 'no', expected a value such as True"),
-        ({"weights": {"of": "neither"}}, r"weights\.of is 'neither', expected one of activations, weights: "),
+        ({"weights": {"of": "neither"}}, r"weights\.of is 'neither', expected one of activations, weights, all: "),
     ],
 )
 def test_a_change_that_does_not_fit_names_its_place(changes: dict[str, Any], told: str) -> None:

@@ -5,7 +5,9 @@ import torch
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import calibrate_activations, calibrate_weights, quantizers, require_calibrated, switch
+from isvit_lightning.quantizers import Grid, Search, Site, Spec
 from isvit_lightning.recipe import Bits, Recipe, read_recipe
+from isvit_lightning.search import Percentiles
 from isvit_lightning.stages import Ranges, UnitStage
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import changed, snapshot, work_on
@@ -54,11 +56,58 @@ def test_weights_need_a_step_before_them() -> None:
         Recipe(steps=[weights, Ranges()])
 
 
+class Noted(Search):
+    """A search that remembers what it was shown."""
+
+    sees_output = sees_gradients = True
+
+    def __init__(self) -> None:
+        self.sites: list[Site] = []
+
+    def choose(self, spec: Spec, site: Site) -> Grid:
+        self.sites.append(site)
+        return Percentiles().choose(spec, site)
+
+
+def test_operands_take_turns_for_as_many_rounds_as_are_told() -> None:
+    model, images = tiny_vit(), image_batch(16, 5)
+    work = work_on(model, images, ranges=False)
+    searches = {path: Noted() for path in quantizers(work.quantized.model)}
+    for path, quantizer in quantizers(work.quantized.model).items():
+        quantizer.search = searches[path]
+    step = Ranges(of="all", rounds=3)
+    assert (step.needs_ranges, step.chooses_ranges, step.quantizes_weights) == (False, True, True)
+    step.take(work, never)
+    require_calibrated(work.quantized.model)
+    assert all(quantizer.enabled for quantizer in quantizers(work.quantized.model).values())
+    for path, search in searches.items():
+        assert len(search.sites) == 3, path
+        assert all(site.quantized is not None for site in search.sites[1:]) or path.startswith("patch_embed"), path
+        assert all(site.gradients is not None and len(site.gradients) == 5 for site in search.sites), path
+    layer = work.quantized.model.get_submodule("blocks.0.mlp.fc1")
+    last = searches["blocks.0.mlp.fc1.input_quantizer"].sites[-1]
+    assert torch.equal(last.quantized, layer.weight_quantizer(layer.weight))
+
+
+def test_no_gradients_are_computed_for_searches_that_want_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = work_on(tiny_vit(), image_batch(16, 5), ranges=False)
+    monkeypatch.setattr("isvit_lightning.stages.ranges.output_gradients", None)
+    Ranges(of="all").take(work, never)
+    require_calibrated(work.quantized.model)
+
+
+def test_rounds_below_one_are_refused() -> None:
+    with pytest.raises(IsvitError, match="step ranges has 0 rounds, expected 1 or more"):
+        Ranges(rounds=0)
+
+
 def test_what_a_row_behind_the_step_is() -> None:
     assert (Ranges().quantizes_weights, Ranges(of="weights").quantizes_weights) == (False, True)
     assert (Ranges().tunes, Ranges().has_row) == (False, True)
 
 
 def test_other_tensors_are_refused() -> None:
-    with pytest.raises(IsvitError, match="step ranges chooses ranges of 'biases', expected activations or weights"):
+    with pytest.raises(
+        IsvitError, match="step ranges chooses ranges of 'biases', expected activations, weights or all"
+    ):
         Ranges(of="biases")  # type: ignore[arg-type]
