@@ -24,13 +24,14 @@ class Fold(Step):
 
     Args:
         name: what rows, logs and parts of a run call the step.
-        statistic: what the scale and zero point of all channels are of those of each: mean, or median, which outlier
-            channels do not drag.
+        statistic: what the scale and zero point of all channels are of those of each: mean; median, which outlier
+            channels do not drag; or mad, the mean of the channels whose scale is no further than three median absolute
+            deviations from the median.
         round_zero_point: round the common zero point, which makes the fold exact. The published code does not.
     """
 
     name: str = "fold"
-    statistic: Literal["mean", "median"] = "mean"
+    statistic: Literal["mean", "median", "mad"] = "mean"
     round_zero_point: bool = True
 
     @property

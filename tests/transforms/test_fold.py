@@ -27,8 +27,8 @@ from tests.helpers import (
     tiny_vit,
 )
 
-Statistic = Literal["mean", "median"]
-STATISTIC = pytest.mark.parametrize("statistic", ["mean", "median"])
+Statistic = Literal["mean", "median", "mad"]
+STATISTIC = pytest.mark.parametrize("statistic", ["mean", "median", "mad"])
 BITS = pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 
 EXACT = 1e-5
@@ -81,6 +81,28 @@ def test_whole_zero_point_is_exact(bits: int, statistic: Statistic, bias: bool, 
     assert relative_change(output(wire, tokens), before) < EXACT
 
 
+def test_outlier_channels_do_not_drag_the_robust_statistics() -> None:
+    scales = {}
+    for statistic in ("mean", "median", "mad"):
+        torch.manual_seed(0)
+        wire, _ = make_wire()
+        quantizer_before(wire).scale[3] = 1000.0
+        quantizer_before(wire).scale[7] = 500.0
+        fold(wire, statistic)  # type: ignore[arg-type]
+        scales[statistic] = quantizer_before(wire).scale.item()
+    assert scales["mean"] > 100
+    assert max(scales["median"], scales["mad"]) < 10
+    assert scales["median"] != scales["mad"]
+
+
+def test_equal_channels_have_their_own_scale() -> None:
+    for statistic in ("mean", "median", "mad"):
+        wire, _ = make_wire()
+        quantizer_before(wire).scale.fill_(0.5)
+        fold(wire, statistic)  # type: ignore[arg-type]
+        assert quantizer_before(wire).scale.item() == 0.5
+
+
 @BITS
 def test_fractional_zero_point_is_not_exact(bits: int) -> None:
     wire, tokens = make_wire(bits)
@@ -104,9 +126,12 @@ def test_norm_and_linear_against_the_equations(statistic: Statistic) -> None:
     weight, bias = reader_of(wire).weight.tolist(), reader_of(wire).bias.tolist()
     fold(wire, statistic)
 
+    # torch's median of an even count is the lower one.
+    distance = [abs(one - sorted(scale)[5]) for one in scale]
+    near = [i for i in range(12) if statistic != "mad" or distance[i] <= 3 * sorted(distance)[5]]
+
     def middle(values: list[float]) -> float:
-        # torch's median of an even count is the lower one.
-        return sum(values) / 12 if statistic == "mean" else sorted(values)[5]
+        return sorted(values)[5] if statistic == "median" else sum(values[i] for i in near) / len(near)
 
     new_scale, new_zero = middle(scale), float(round(middle(zero)))
     assert quantizer_before(wire).scale.item() == pytest.approx(new_scale, rel=1e-12)
@@ -302,7 +327,7 @@ def test_float_network_in_single_precision_changes_little() -> None:
 
 
 @pytest.mark.parametrize("left", ["weight", "nothing"])
-@pytest.mark.parametrize("statistic", ["mean", "median"])
+@STATISTIC
 def test_a_norm_without_affine_part_or_bias_gets_them(left: str, statistic: Statistic) -> None:
     """As if it had had ones and zeros, and exactly."""
     wire, tokens = make_wire()
