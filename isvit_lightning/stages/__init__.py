@@ -4,7 +4,19 @@ from isvit_lightning.stages.finetune import Finetune, FinetuneStage
 from isvit_lightning.stages.fold import Fold, FoldStage
 from isvit_lightning.stages.in_turn import RoundInTurn
 from isvit_lightning.stages.inputs import Inputs
-from isvit_lightning.stages.losses import Loss, NormalizedError, SquaredError, Surroundings, UnitLoss
+from isvit_lightning.stages.losses import (
+    CurvatureError,
+    DiagonalPlusLowRank,
+    Estimator,
+    FiniteDifference,
+    LeastSquares,
+    Loss,
+    NormalizedError,
+    SquaredError,
+    SquaredGradient,
+    Surroundings,
+    UnitLoss,
+)
 from isvit_lightning.stages.ranges import Ranges
 from isvit_lightning.stages.rounding import AdaRound
 from isvit_lightning.stages.schedule import Schedule
@@ -16,12 +28,17 @@ from isvit_lightning.stages.walk import UnitStage
 
 __all__ = [
     "AdaRound",
+    "CurvatureError",
+    "DiagonalPlusLowRank",
+    "Estimator",
     "Finetune",
     "FinetuneStage",
+    "FiniteDifference",
     "Fit",
     "Fold",
     "FoldStage",
     "Inputs",
+    "LeastSquares",
     "Loss",
     "NoWeights",
     "NormalizedError",
@@ -29,6 +46,7 @@ __all__ = [
     "RoundInTurn",
     "Schedule",
     "SquaredError",
+    "SquaredGradient",
     "Stage",
     "Step",
     "StraightThrough",

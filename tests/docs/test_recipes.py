@@ -136,6 +136,9 @@ def test_all_choices_are_told() -> None:
     assert set(names("## Steps")) - {"of: activations", "of: weights"} >= chosen(stages, stages.Step)
     pieces = chosen(stages, stages.Loss) | chosen(stages, stages.Trainables)
     assert pieces <= set(names("A `Tune` is made of pieces:", 2))
+    assert set(names("### Curvature")) == chosen(stages, stages.Estimator)
+    curvature = {entry.name for entry in dataclasses.fields(stages.CurvatureError)}
+    assert all(f"`{option}`" in PAGE for option in curvature)
     tune = {entry.name for entry in dataclasses.fields(stages.Tune)} - {"name"}
     assert set(names("A `Tune` is made of pieces:")) == tune
     assert {entry.name for entry in dataclasses.fields(stages.Inputs)} <= set(names("A `Tune` is made of pieces:", 1))
@@ -159,6 +162,13 @@ def test_granularities_fit_the_roles_that_are_named(images: torch.Tensor) -> Non
         Recipe(placement=placement, steps=read_recipe("repq").steps).open(
             embedded_network("vit_digits"), isvit_lightning.Bits()
         )
+
+
+def test_options_of_estimators_exist() -> None:
+    for row in table("### Curvature"):
+        estimator = getattr(stages, row[0].strip("`"))
+        fields = {entry.name for entry in dataclasses.fields(estimator)}
+        assert set(re.findall(r"`(\w+)`", row[2])) - {"ones", "signs"} == fields
 
 
 # Commands and options -------------------------------------------------------------------------------------------------

@@ -8,9 +8,18 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from isvit_lightning.callbacks import CalibrateQuantizers
-from isvit_lightning.recipe import Bits
+from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.run.pipeline import Calibration, calibrate_network
-from isvit_lightning.stages import Schedule, UnitStage, tuning
+from isvit_lightning.stages import (
+    CurvatureError,
+    DiagonalPlusLowRank,
+    FiniteDifference,
+    Loss,
+    Schedule,
+    SquaredGradient,
+    UnitStage,
+    tuning,
+)
 from isvit_lightning.storage.parts import Parts
 from isvit_lightning.system.hashing import hash_of
 from isvit_lightning.system.processes import rank
@@ -20,6 +29,14 @@ from tests.stages.fitting import trainer_of
 
 FIVE = replace(DEFAULT_RECIPE, range_images=5)
 FLOAT = {"inputs": {"read": "float"}}
+
+
+def with_loss(loss: Loss) -> Recipe:
+    """The recommended recipe with another loss of its last step."""
+    steps: list[Any] = FIVE.steps
+    return replace(FIVE, steps=[*steps[:-1], replace(steps[-1], loss=loss)])
+
+
 RECIPES = {
     "recommended": FIVE,
     "stage 1 on float inputs": replace(FIVE, changes={"stage1": FLOAT}),
@@ -28,6 +45,10 @@ RECIPES = {
     ),
     "rounded in turn": replace(FIVE, changes={"stage3": {"trainables": "RoundInTurn"}}),
     "dropping": replace(FIVE, changes={"stage3": {"inputs": {"drop": 0.3}}}),
+    "curvature by least squares": with_loss(CurvatureError(images=6)),
+    "curvature of each image": with_loss(CurvatureError(SquaredGradient())),
+    "curvature by differences": with_loss(CurvatureError(FiniteDifference(direction="signs"))),
+    "curvature by several looks": with_loss(CurvatureError(DiagonalPlusLowRank(2))),
 }
 
 
