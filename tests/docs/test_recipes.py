@@ -181,7 +181,7 @@ def test_every_command_is_accepted(monkeypatch: pytest.MonkeyPatch, folder: Path
     for command in commands(PAGE):
         recipe = idle.give(command).model.recipe
         assert "--model.recipe." not in command or recipe != unchanged, command
-    assert len(commands(PAGE)) == 19
+    assert len(commands(PAGE)) == 20
 
 
 def test_every_option_of_the_text_exists() -> None:
