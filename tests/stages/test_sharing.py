@@ -13,6 +13,7 @@ from isvit_lightning.run.pipeline import Calibration, calibrate_network
 from isvit_lightning.stages import (
     CurvatureError,
     DiagonalPlusLowRank,
+    FeatureError,
     FiniteDifference,
     Loss,
     Schedule,
@@ -45,6 +46,7 @@ RECIPES = {
     ),
     "rounded in turn": replace(FIVE, changes={"stage3": {"trainables": "RoundInTurn"}}),
     "dropping": replace(FIVE, changes={"stage3": {"inputs": {"drop": 0.3}}}),
+    "errors of features": with_loss(FeatureError(images=6)),
     "curvature by least squares": with_loss(CurvatureError(images=6)),
     "curvature of each image": with_loss(CurvatureError(SquaredGradient())),
     "curvature by differences": with_loss(CurvatureError(FiniteDifference(direction="signs"))),

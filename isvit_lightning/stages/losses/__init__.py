@@ -9,6 +9,7 @@ from isvit_lightning.stages.losses.estimators import (
     LeastSquares,
     SquaredGradient,
 )
+from isvit_lightning.stages.losses.features import FeatureError
 from isvit_lightning.stages.losses.loss import Loss, Suffix, Surroundings, UnitLoss
 from isvit_lightning.stages.losses.squared import NormalizedError, SquaredError, reconstruction_loss
 
@@ -16,6 +17,7 @@ __all__ = [
     "CurvatureError",
     "DiagonalPlusLowRank",
     "Estimator",
+    "FeatureError",
     "FiniteDifference",
     "LeastSquares",
     "Loss",
