@@ -10,7 +10,7 @@ from isvit_lightning.data.selection import CalibrationList
 from isvit_lightning.layers import QuantConv2d, QuantLinear
 from isvit_lightning.networks import OpenedNetwork, Unit, quantizers
 from isvit_lightning.quantizers import Quantizer
-from isvit_lightning.recipe import Recipe
+from isvit_lightning.recipe import Bits, Recipe
 from isvit_lightning.run.inspection import float_layers
 from isvit_lightning.run.pipeline import Calibration
 from isvit_lightning.sources.preprocessing import Preprocessing
@@ -50,7 +50,22 @@ def audit(network: OpenedNetwork, calibration: Calibration, images: Mapping[str,
         Codes and distinct values by role; roles with codes beyond the widths; values that stay float; whether ranges
         are static; bits of the first and of the last layer; calibration images; iterations and images of each step.
     """
-    model, bits = network.model, calibration.bits
+    return {
+        **audit_codes(network.model, calibration.bits),
+        "stem": _bits_of(network.units[0]),
+        "head": _bits_of(network.units[-1]),
+        "calibration": dict(images),
+        "steps": _steps(calibration.recipe, calibration.schedule),
+    }
+
+
+def audit_codes(model: nn.Module, bits: Bits) -> dict[str, Any]:
+    """That part of :func:`audit` which a network alone tells.
+
+    Args:
+        model: quantized network.
+        bits: the widths that it is said to have.
+    """
     found = quantizers(model).values()
     extra = [one.role.name for one in found if one.n_codes > 2**one.bits]
     wider = [one.role.name for one in found if one.bits > (bits.weight if one.role.weight else bits.activation)]
@@ -60,10 +75,6 @@ def audit(network: OpenedNetwork, calibration: Calibration, images: Mapping[str,
         "beyond": sorted({*extra, *wider}),
         "float": sorted({*_float_roles(model), *float_layers(model)}),
         "ranges": "dynamic" if any(one.format.dynamic for one in found) else "static",
-        "stem": _bits_of(network.units[0]),
-        "head": _bits_of(network.units[-1]),
-        "calibration": dict(images),
-        "steps": _steps(calibration.recipe, calibration.schedule),
     }
 
 

@@ -22,7 +22,7 @@ from isvit_lightning.quantizers import (
     Uniform,
 )
 from isvit_lightning.recipe import Bits, Choice, Recipe, read_recipe
-from isvit_lightning.run.audit import audit
+from isvit_lightning.run.audit import audit_codes
 from isvit_lightning.search import Beam, OutputError
 from isvit_lightning.stages import Fold
 from tests.helpers import image_batch, tiny_swin
@@ -81,7 +81,7 @@ def test_each_role_has_its_format(name: str) -> None:
 
 def test_codes_are_strict_and_nothing_but_the_image_is_float(calibrated: tuple[str, QuantizedNetwork]) -> None:
     name, network = calibrated
-    found = audit(network.model, Bits(4, 4))
+    found = audit_codes(network.model, Bits(4, 4))
     assert set(found["n_codes"].values()) == {16}
     assert found["beyond"] == []
     assert found["ranges"] == "static"
@@ -124,7 +124,7 @@ def test_a_swin_is_calibrated_too(name: str) -> None:
     network = isvit_lightning.calibrate(
         tiny_swin(), image_batch(32, 4), 3, quick(read_recipe(name)), iterations=1, batch_size=4, accelerator="cpu"
     )
-    found = audit(network.model, Bits(3, 3))
+    found = audit_codes(network.model, Bits(3, 3))
     assert (set(found["n_codes"].values()), found["beyond"], found["ranges"]) == ({8}, [], "static")
     with torch.no_grad():
         assert bool(network(image_batch(32, 2)).isfinite().all())
