@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import isvit_lightning
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import LayerFactory, quantizers
 from isvit_lightning.quantizers import Role
 from isvit_lightning.recipe import Bits, Choice, Placement, Recipe, Variant, read_recipe, recipe_names
 from isvit_lightning.search import Percentiles
 from isvit_lightning.stages import Fold, Inputs, NormalizedError, NoWeights, Ranges, SquaredError, StraightThrough, Tune
-from tests.helpers import image_batch, quantized_network, tiny_vit
+from tests.helpers import image_batch, tiny_vit
 
 NETWORK = tiny_vit(depth=1)
 WEIGHTS = Ranges("weights", of="weights")
@@ -111,8 +112,11 @@ def test_changes_are_made_or_refused_in_a_sentence() -> None:
 
 @pytest.mark.parametrize("recipe", [read_recipe(name) for name in recipe_names()], ids=recipe_names())
 def test_the_named_recipes_quantize(recipe: Recipe) -> None:
-    images = image_batch(16, 2)
-    assert quantized_network(tiny_vit(depth=1), images, Bits(2, 8), recipe).model(images).isfinite().all()
+    images = image_batch(16, 8)
+    network = isvit_lightning.calibrate(
+        tiny_vit(depth=1), images, Bits(2, 8), recipe, accelerator="cpu", iterations=1, batch_size=4
+    )
+    assert network(images).isfinite().all()
 
 
 def test_changes_go_to_their_steps_and_sections() -> None:
