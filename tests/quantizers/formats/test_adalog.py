@@ -1,6 +1,7 @@
 """The adaptive logarithm against its formula in plain Python, and what its shift and its base are good for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,17 @@ def test_the_shift_makes_room_for_the_negative_values_of_a_gelu() -> None:
     shifted = calibrated(AdaLog(GELU_SHIFT), 4, x)
     assert (shifted(x) < 0).any()
     assert (shifted(x) - x).square().mean() < (calibrated(AdaLog(), 4, x)(x) - x).square().mean()
+
+
+def test_a_search_can_keep_to_log2_of_the_shifted_values() -> None:
+    """The shift-log2 format of ADFQ-ViT (arXiv 2407.02763), with a smallest value that does not hang on the batch."""
+    x = torch.nn.functional.gelu(torch.randn(2000) * 2)
+    quantizer = Quantizer(Spec(AdaLog(GELU_SHIFT), 4), replace(SEARCH, free=(1.0,)))
+    quantizer.calibrate(x)
+    shifted = Quantizer(Spec(Log(), 4), SEARCH)
+    shifted.calibrate(x + GELU_SHIFT)
+    torch.testing.assert_close(quantizer(x), shifted((x + GELU_SHIFT).clamp_min(0)) - GELU_SHIFT, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(quantizer(x[:5]), quantizer(x)[:5])
 
 
 def test_a_bias_can_take_the_shift_over() -> None:
