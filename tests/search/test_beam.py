@@ -13,7 +13,9 @@ from isvit_lightning.quantizers import AdaLog, Format, Log, PerChannel, Quantize
 from isvit_lightning.search import Beam, OutputError
 from isvit_lightning.search.layer_error import LayerError
 
-LINEAR = QuantLinear(nn.Linear(12, 8).requires_grad_(False), None, None)
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    LINEAR = QuantLinear(nn.Linear(12, 8).requires_grad_(False), None, None)
 SKEWED = torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(0)).pow(3).clamp(min=-4)
 GELU = torch.nn.functional.gelu(torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(2)) * 3)
 
@@ -33,7 +35,7 @@ def test_it_comes_close_to_the_best_of_a_fine_grid(form: Format, samples: torch.
         for low, high in product(lows, shares)
         for grid in form.grids(samples.min().view(1, 1) * low, samples.max().view(1, 1) * high, 2**bits, form.free[::3])
     ]
-    found = measured(site, spec, Beam().choose(spec, site))
+    found = measured(site, spec, Beam(points=16).choose(spec, site))
     assert found < 1.03 * min(errors)
     # One share for both ends, and for AdaLog each base with the whole range, are special cases.
     assert found <= 1.001 * measured(site, spec, OutputError((0.1, 1.0), 37, form.free[::8]).choose(spec, site))
@@ -43,9 +45,9 @@ def test_refining_helps_and_a_wider_beam_does_not_harm() -> None:
     site, spec = Site(SKEWED, LINEAR, "input", LINEAR.weight), Spec(Uniform(), 4)
     errors = [
         measured(site, spec, search.choose(spec, site))
-        for search in (Beam(points=4, steps=0), Beam(points=4, steps=4, width=1), Beam(points=4, steps=4, width=16))
+        for search in (Beam(points=3, steps=0), Beam(points=3, steps=4, width=1), Beam(points=3, steps=4, width=16))
     ]
-    assert errors[1] < 0.96 * errors[0]
+    assert errors[1] < 0.9 * errors[0]
     assert errors[2] <= errors[1] * (1 + 1e-6)
 
 

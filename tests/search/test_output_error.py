@@ -12,7 +12,9 @@ from isvit_lightning.layers import QuantLinear, QuantMatMul
 from isvit_lightning.quantizers import AdaLog, PerChannel, Quantizer, Site, Spec, TwinUniform, Uniform, per_head
 from isvit_lightning.search import OutputError, Percentiles
 
-LINEAR = QuantLinear(nn.Linear(12, 8).requires_grad_(False), None, None)
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    LINEAR = QuantLinear(nn.Linear(12, 8).requires_grad_(False), None, None)
 TOKENS = torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(0)).pow(3)
 
 
