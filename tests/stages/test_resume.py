@@ -90,6 +90,18 @@ def test_stopped_in_each_stage_it_ends_with_the_same_bits(name: str, tmp_path: P
     assert twice == stopped | {("stage3", "patch_embed.proj"), ("stage3", late)}
 
 
+@pytest.mark.parametrize("name", ["fimaq", "glfq"])
+def test_a_loss_that_looks_at_the_network_sees_the_same_after_an_interruption(name: str, tmp_path: Path) -> None:
+    model, images, recipe = tiny_vit(), image_batch(16, 6), read_recipe(name)
+    expected = calibrated(model, images, recipe, None)
+    parts, count, tuned = Parts(tmp_path, "run"), Count(), recipe.steps[-1].name
+    for unit in ("blocks.0", "head"):
+        with pytest.raises(StopError):
+            calibrated(model, images, recipe, parts, count, StopAt(tuned, unit))
+    assert changed(expected, calibrated(model, images, recipe, parts, count)) == set()
+    assert {key for key, times in count.begun.items() if times > 1} == {(tuned, "blocks.0"), (tuned, "head")}
+
+
 @pytest.mark.parametrize("lost", ["stage1-001", "stage1-start", "stage2", "stage3-001", "stage3-start"])
 def test_a_lost_part_is_done_again(lost: str, tmp_path: Path) -> None:
     model, images, parts = tiny_vit(), image_batch(16, 4), Parts(tmp_path, "run")

@@ -110,7 +110,7 @@ def test_a_step_ends_with_weights_on_the_grid_and_a_smaller_loss(drop: float) ->
 
 
 def test_its_recipes_use_it() -> None:
-    for name in ("brecq", "qdrop"):
+    for name in ("brecq", "qdrop", "aphq", "fimaq", "lsvit"):
         steps = [step for step in read_recipe(name).steps if isinstance(step, Tune)]
         assert any(isinstance(step.trainables, AdaRound) for step in steps)
     assert any(isinstance(step, Tune) and step.inputs.drop == 0.5 for step in read_recipe("qdrop").steps)

@@ -8,13 +8,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from isvit_lightning.callbacks import CalibrateQuantizers
-from isvit_lightning.recipe import Bits, Recipe
+from isvit_lightning.recipe import Bits, Recipe, read_recipe
 from isvit_lightning.run.pipeline import Calibration, calibrate_network
 from isvit_lightning.stages import (
     CurvatureError,
-    DiagonalPlusLowRank,
-    FeatureError,
-    FiniteDifference,
     Loss,
     Schedule,
     SquaredGradient,
@@ -46,11 +43,9 @@ RECIPES = {
     ),
     "rounded in turn": replace(FIVE, changes={"stage3": {"trainables": "RoundInTurn"}}),
     "dropping": replace(FIVE, changes={"stage3": {"inputs": {"drop": 0.3}}}),
-    "errors of features": with_loss(FeatureError(images=6)),
-    "curvature by least squares": with_loss(CurvatureError(images=6)),
     "curvature of each image": with_loss(CurvatureError(SquaredGradient())),
-    "curvature by differences": with_loss(CurvatureError(FiniteDifference(direction="signs"))),
-    "curvature by several looks": with_loss(CurvatureError(DiagonalPlusLowRank(2))),
+    "curvature of some images": with_loss(CurvatureError(images=6)),
+    **{name: read_recipe(name) for name in ("aphq", "fimaq", "lsvit", "glfq")},
 }
 
 

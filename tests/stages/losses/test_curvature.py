@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from isvit_lightning.errors import IsvitError
-from isvit_lightning.networks import SINGLE, Unit
+from isvit_lightning.networks import SINGLE, Unit, open_float
 from isvit_lightning.recipe import Bits
 from isvit_lightning.stages import Inputs, Schedule, StraightThrough, TuningStage
 from isvit_lightning.stages.losses import (
@@ -24,7 +24,7 @@ from isvit_lightning.stages.losses import (
 from isvit_lightning.stages.losses.means import image_means
 from isvit_lightning.stages.losses.probe import Probe
 from isvit_lightning.stages.passes import Held
-from tests.helpers import double_precision, image_batch, tiny_vit
+from tests.helpers import double_precision, image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import STAGE3, EachStep, run, work_on
 
 CPU = torch.device("cpu")
@@ -64,6 +64,19 @@ def test_the_curvature_at_the_float_outputs_is_that_of_the_softmax() -> None:
         torch.testing.assert_close(
             found, torch.stack([h.sum(dim=1).abs() for h in hessians]).mean(dim=0), rtol=1e-5, atol=1e-8
         )
+
+
+@pytest.mark.parametrize(("build", "size"), [(tiny_vit, 16), (tiny_swin, 32)], ids=["vit", "swin"])
+def test_a_network_that_reads_its_stream_by_norms_does_not_see_ones(build: Any, size: int) -> None:
+    with double_precision():
+        opened = open_float(build())
+        data = {SINGLE: image_batch(size, 4)}
+        for unit in opened.units[:2]:
+            data = unit(unit.entered(data))
+        around = surroundings(data[SINGLE], data[SINGLE], None)
+        probe = Probe(around, Suffix(opened.units[2:]), 1.0, 4)
+        (ones,), (signs,) = (FiniteDifference(direction=each).measure(probe) for each in ("ones", "signs"))
+        assert float(ones.norm() / signs.norm()) < 1e-8
 
 
 def test_means_are_those_of_the_first_images_in_chunks_and_halves() -> None:
