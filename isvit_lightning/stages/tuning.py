@@ -247,6 +247,9 @@ class TuningStage(UnitStage):
         now.tuned.close()
         now.trained.finish(now.around)
         now.trained.harden()
+        now.loss.close()
+        # It holds the caches of this unit, which those of the next one would come on top of.
+        self._now = None
         if self._processes > 1:
             require_equal(self.unit.module, self.unit.name)
 

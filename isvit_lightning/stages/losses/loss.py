@@ -10,6 +10,9 @@ from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import SINGLE, Data, Unit
 from isvit_lightning.stages.passes import Rows
 
+Value = Callable[[Data, Data, torch.Tensor], torch.Tensor]
+"""A scalar of the outputs of some images, given the targets and the places of the images among all rows."""
+
 
 @dataclass(frozen=True)
 class Suffix:
@@ -92,7 +95,7 @@ class UnitLoss:
             all rows of this process.
     """
 
-    def __init__(self, value: Callable[[Data, Data, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, value: Value) -> None:
         self._value = value
 
     def __call__(self, outputs: Data, targets: Data, places: torch.Tensor) -> torch.Tensor:
@@ -116,6 +119,9 @@ class UnitLoss:
 
     def refresh(self) -> None:
         """Look at the unit as it is tuned by now; all processes that share the images do at once."""
+
+    def close(self) -> None:
+        """Let go of the unit: it is not tuned any more."""
 
 
 class Loss(ABC):

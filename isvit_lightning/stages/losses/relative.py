@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from isvit_lightning.networks import SINGLE, Data
-from isvit_lightning.stages.losses.loss import Surroundings, UnitLoss
+from isvit_lightning.stages.losses.loss import Surroundings, UnitLoss, Value
 from isvit_lightning.stages.losses.means import image_means
 from isvit_lightning.stages.passes import moved
 
@@ -24,25 +24,28 @@ class RelativeLoss(UnitLoss):
     """
 
     def __init__(self, around: Surroundings, images: int, weights: Sequence[float] | float, terms: Terms) -> None:
-        super().__init__(self._sum)
-        self._around, self._images, self._weights = around, images, weights
-        self.take(terms)
+        self._around, self._images = around, images
+        self._weights = torch.as_tensor(weights, device=around.device)
+        super().__init__(self._relative(terms))
 
-    @torch.no_grad()
     def take(self, terms: Terms) -> None:
         """Take these terms, relative to what they are at present, from now on."""
+        self._value = self._relative(terms)
 
-        def of(rows: torch.Tensor) -> Sequence[torch.Tensor]:
-            wanted = moved(self._around.targets[rows], self._around.device)
-            return terms(self._around.outputs(rows)[SINGLE], wanted[SINGLE], rows)
+    @torch.no_grad()
+    def _relative(self, terms: Terms) -> Value:
+        around, weights = self._around, self._weights
 
-        self._terms = terms
+        def present(rows: torch.Tensor) -> Sequence[torch.Tensor]:
+            wanted = moved(around.targets[rows], around.device)
+            return terms(around.outputs(rows)[SINGLE], wanted[SINGLE], rows)
+
         # A term that is zero stays zero.
-        self._first = [
-            each.clamp_min(torch.finfo(each.dtype).tiny) for each in image_means(self._around, self._images, of)
-        ]
+        first = [each.clamp_min(torch.finfo(each.dtype).tiny) for each in image_means(around, self._images, present)]
 
-    def _sum(self, outputs: Data, wanted: Data, places: torch.Tensor) -> torch.Tensor:
-        terms = self._terms(outputs[SINGLE], wanted[SINGLE], places)
-        shares = torch.stack([term.mean() / first for term, first in zip(terms, self._first, strict=True)])
-        return (shares * torch.as_tensor(self._weights, dtype=shares.dtype, device=shares.device)).sum()
+        # Without a reference to the loss: a circle would keep the caches of a unit until they are collected.
+        def value(outputs: Data, wanted: Data, places: torch.Tensor) -> torch.Tensor:
+            found = terms(outputs[SINGLE], wanted[SINGLE], places)
+            return (torch.stack([term.mean() / each for term, each in zip(found, first, strict=True)]) * weights).sum()
+
+        return value

@@ -1,14 +1,26 @@
 """What a loss is told: the float network behind its unit, what the unit gives, and when to look again."""
 
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 
 from isvit_lightning.errors import IsvitError
 from isvit_lightning.networks import SINGLE, Data, Unit
-from isvit_lightning.stages import AdaRound, Inputs, Loss, Schedule, TuningStage
+from isvit_lightning.stages import (
+    AdaRound,
+    CurvatureError,
+    FeatureError,
+    Inputs,
+    Loss,
+    NormalizedError,
+    Schedule,
+    SquaredGradient,
+    TuningStage,
+)
 from isvit_lightning.stages.losses import Surroundings, UnitLoss
 from tests.helpers import image_batch, tiny_swin, tiny_vit
 from tests.stages.fitting import STAGE3, EachStep, run, work_on
@@ -83,6 +95,30 @@ def test_a_loss_looks_again_with_the_weights_as_they_are_tuned_by_now() -> None:
         assert not torch.equal(first, second)
         assert not torch.equal(second, third)
         assert not third.requires_grad
+
+
+class AtUnits(Callback):
+    """Notes, before each unit is entered, how many losses of units before it are left."""
+
+    def __init__(self) -> None:
+        self.losses: list[weakref.ref[UnitLoss]] = []
+        self.left: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.left.append(sum(loss() is not None for loss in self.losses))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(weakref.ref(pl_module._now.loss))
+
+
+LOSSES = [NormalizedError(), CurvatureError(), CurvatureError(SquaredGradient()), FeatureError()]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_a_loss_and_the_caches_that_it_holds_are_let_go_before_the_next_unit(loss: Loss) -> None:
+    units = AtUnits()
+    run(TuningStage(replace(STAGE3, loss=loss), work_on(tiny_vit(), image_batch(16, 5), Schedule(1, 4))), units)
+    assert units.left == [0, 0, 0, 0]
 
 
 def test_a_network_that_is_more_than_its_units_is_refused() -> None:
