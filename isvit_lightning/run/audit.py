@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
@@ -18,24 +18,6 @@ from isvit_lightning.stages import Schedule
 
 FLOAT_BITS = 32
 """Bits of what stays float."""
-
-
-@runtime_checkable
-class _Iterates(Protocol):
-    """A step that takes optimizer steps."""
-
-    @property
-    def iterations(self) -> int | None:
-        """How many; None for those of the run."""
-
-
-@runtime_checkable
-class _Batches(Protocol):
-    """A step with batches of its own size."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Images of an optimizer step; None for those of the run."""
 
 
 def audit(network: OpenedNetwork, calibration: Calibration, images: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,11 +101,10 @@ def _steps(recipe: Recipe, schedule: Schedule) -> dict[str, dict[str, int]]:
     """What each step takes, by its name; nothing for steps without iterations."""
     found: dict[str, dict[str, int]] = {}
     for step in recipe.steps:
-        found[step.name] = {}
-        if isinstance(step, _Iterates):
-            own = step.batch_size if isinstance(step, _Batches) else None
-            unit = "iterations_per_unit" if step.tunes else "iterations"
-            found[step.name] = {unit: step.iterations or schedule.iterations, "batch_size": own or schedule.batch_size}
+        iterations = step.iterations_of(schedule)
+        unit = "iterations_per_unit" if step.tunes else "iterations"
+        taken = {} if iterations is None else {unit: iterations, "batch_size": step.batch_size_of(schedule)}
+        found[step.name] = taken
     return found
 
 

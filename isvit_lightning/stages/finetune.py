@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +17,10 @@ from isvit_lightning.networks import (
     quantizers,
     switch,
 )
-from isvit_lightning.stages.inputs import draw_batch
+from isvit_lightning.stages.inputs import Batches
 from isvit_lightning.stages.losses import divergence, reconstruction_loss
 from isvit_lightning.stages.rollback import BestState
+from isvit_lightning.stages.schedule import Schedule
 from isvit_lightning.stages.stage import Stage
 from isvit_lightning.stages.step import Fit, Step, Work
 from isvit_lightning.stages.trainables import Group, StraightThrough, scale_groups
@@ -70,6 +70,14 @@ class Finetune(Step):
                 "share held_back below 1: change model.recipe.steps."
             )
 
+    @override
+    def iterations_of(self, schedule: Schedule) -> int:
+        return self.iterations or schedule.iterations
+
+    @override
+    def batch_size_of(self, schedule: Schedule) -> int:
+        return self.batch_size or schedule.batch_size
+
     @property
     @override
     def quantizes_weights(self) -> bool:
@@ -99,8 +107,8 @@ class FinetuneStage(Stage):
         super().__init__(choice.name, work.quantized.model)
         self.choice = choice
         self.quantized, self.target = work.quantized, work.target
-        self._steps = choice.iterations or work.schedule.iterations
-        self._batch = choice.batch_size or work.schedule.batch_size
+        self._steps = choice.iterations_of(work.schedule)
+        self._batch = choice.batch_size_of(work.schedule)
         self._seed = (work.seed * 10 + work.number) * 10_000
         count = math.ceil(choice.held_back * len(work.images))
         self.images, self.held_back = work.images[: len(work.images) - count], work.images[len(work.images) - count :]
@@ -139,9 +147,9 @@ class FinetuneStage(Stage):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
-    def train_dataloader(self) -> "_Batches":
+    def train_dataloader(self) -> "Batches":
         """Images of each step, those of this process."""
-        return _Batches(self.images, self._batch, self._steps, self._seed, rank(), world_size())
+        return Batches(self.images, self._batch, self._steps, self._seed, rank(), world_size())
 
     @override
     def on_fit_start(self) -> None:
@@ -240,34 +248,6 @@ class FinetuneStage(Stage):
 
     def _scales(self) -> list[torch.Tensor]:
         return [tensor for tensor in self._tuned() if not isinstance(tensor, nn.Parameter)]
-
-
-class _Batches(Sequence[torch.Tensor]):
-    """Images of each step: the same draws whatever the number of processes, which take turns in a batch.
-
-    Args:
-        images: all that are trained on.
-        size: of a batch over all processes.
-        steps: number of batches.
-        seed: of the draws.
-        place: number of this process.
-        processes: how many there are.
-    """
-
-    def __init__(self, images: torch.Tensor, size: int, steps: int, seed: int, place: int, processes: int) -> None:
-        self._images, self._size, self._steps, self._seed = images, max(size, processes), steps, seed
-        self._place, self._processes = place, processes
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, step: Any) -> Any:
-        generator = torch.Generator().manual_seed(self._seed + step)
-        chosen = draw_batch(len(self._images), self._size, generator)
-        return self._images[chosen[self._place :: self._processes]]
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self[step] for step in range(self._steps))
 
 
 def outputs_of(network: OpenedNetwork, images: torch.Tensor) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ from isvit_lightning.layers import QuantConv2d, QuantLinear
 from isvit_lightning.quantizers import Quantizer, Site
 from isvit_lightning.stages.compensation import round_columns
 from isvit_lightning.stages.losses import Surroundings
+from isvit_lightning.stages.losses.means import groups_of
 from isvit_lightning.stages.trainables import (
     Group,
     QuantLayer,
@@ -178,18 +179,17 @@ def input_moment(layer: QuantLayer, around: Surroundings, images: int) -> torch.
         rows = _rows(layer, x)
         sums[-1] += (rows.T @ rows).double()
 
-    numbers = around.numbers(torch.arange(len(around.targets)))
+    places = torch.arange(len(around.targets))
     handle = layer.register_forward_pre_hook(add)
     try:
-        # Two sums in one process, as two processes would have them: the same bits.
-        for half in (0, 1):
+        for group in groups_of(around, places[around.numbers(places) < images]):
             sums.append(torch.zeros(columns, columns, dtype=torch.float64, device=around.device))
-            rows = torch.nonzero((numbers < images) & (numbers % 2 == half)).flatten()
-            for start in range(0, len(rows), around.chunk):
-                around.outputs(rows[start : start + around.chunk])
+            for rows in torch.split(group, around.chunk):
+                around.outputs(rows)
     finally:
         handle.remove()
-    total = sums[0] + sums[1]
+    # A process may carry none of the images.
+    total = sum(sums, torch.zeros(columns, columns, dtype=torch.float64, device=around.device))
     if around.processes > 1:
         sum_over_processes(total)
     return total

@@ -1,9 +1,9 @@
 """What a unit reads while it is tuned: which images, and which of their activations come from where."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -104,3 +104,31 @@ def draw_ones(shape: tuple[int, ...], generator: torch.Generator, probability: f
     # Eight choices in a random byte: a random number for each would take more time than some units do. Numbers instead
     # of booleans: a CPU interpolates between tensors many times faster than it selects from them.
     return torch.nn.functional.embedding(drawn.int(), _BITS).view(-1)[:count].view(shape)
+
+
+class Batches(Sequence[torch.Tensor]):
+    """Images of each step: the same draws whatever the number of processes, which take turns in a batch.
+
+    Args:
+        images: all that are trained on.
+        size: of a batch over all processes.
+        steps: number of batches.
+        seed: of the draws.
+        place: number of this process.
+        processes: how many there are.
+    """
+
+    def __init__(self, images: torch.Tensor, size: int, steps: int, seed: int, place: int, processes: int) -> None:
+        self._images, self._size, self._steps, self._seed = images, max(size, processes), steps, seed
+        self._place, self._processes = place, processes
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: Any) -> Any:
+        generator = torch.Generator().manual_seed(self._seed + step)
+        chosen = draw_batch(len(self._images), self._size, generator)
+        return self._images[chosen[self._place :: self._processes]]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[step] for step in range(self._steps))

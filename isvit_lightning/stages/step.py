@@ -64,6 +64,22 @@ class Step(ABC):
         """Whether it tunes unit by unit, so that the parts of a run are its units."""
         return False
 
+    def iterations_of(self, schedule: Schedule) -> int | None:
+        """Optimizer steps, per unit where it tunes unit by unit; None where it takes none.
+
+        Args:
+            schedule: of the run.
+        """
+        return None
+
+    def batch_size_of(self, schedule: Schedule) -> int:
+        """Images of an optimizer step.
+
+        Args:
+            schedule: of the run.
+        """
+        return schedule.batch_size
+
     @property
     def has_row(self) -> bool:
         """Whether the network behind it is worth a row of the results; not behind an exact rewrite."""

@@ -15,8 +15,9 @@ from isvit_lightning.stages.compilation import callable_of
 from isvit_lightning.stages.dropping import Dropper
 from isvit_lightning.stages.halving import MicroBatch
 from isvit_lightning.stages.inputs import Inputs, draw_batch, mixed
-from isvit_lightning.stages.losses import Loss, NormalizedError, Suffix, Surroundings, UnitLoss
+from isvit_lightning.stages.losses import Loss, NormalizedError, Surroundings, UnitLoss
 from isvit_lightning.stages.passes import moved
+from isvit_lightning.stages.schedule import Schedule
 from isvit_lightning.stages.step import Fit, Step, Work
 from isvit_lightning.stages.trainables import StraightThrough, Trainables, UnitTrainables, scale_groups
 from isvit_lightning.stages.tuned import Share, TunedUnit
@@ -93,6 +94,10 @@ class Tune(Step):
         return True
 
     @override
+    def iterations_of(self, schedule: Schedule) -> int:
+        return self.rounds * (self.iterations or schedule.iterations)
+
+    @override
     def take(self, work: Work, fit: Fit) -> None:
         fit(TuningStage(self, work))
 
@@ -140,7 +145,7 @@ class TuningStage(UnitStage):
     @property
     @override
     def steps(self) -> int:
-        return self.choice.rounds * (self.choice.iterations or self.schedule.iterations)
+        return self.choice.iterations_of(self.schedule)
 
     @property
     @override
@@ -174,7 +179,7 @@ class TuningStage(UnitStage):
         """Prepare the unit, and the optimizer for it."""
         super().on_train_epoch_start()
         choice, unit, compiles = self.choice, self.unit, self.schedule.compile
-        trained, around = choice.trainables.of(unit.module, compiles), self._surroundings()
+        trained, around = choice.trainables.of(unit.module, compiles), self.surroundings()
         self._now = _Now(
             trained,
             self._tuned(trained),
@@ -265,26 +270,6 @@ class TuningStage(UnitStage):
         if self._now is None:
             raise RuntimeError("no unit is being tuned")
         return self._now
-
-    def _surroundings(self) -> Surroundings:
-        """The unit of this epoch, and what is around it."""
-        unit, index = self.unit, self.plan[self.current_epoch]
-        is_chain = self.quantized.run is None and not any(one.named or one.source for one in self.quantized.units)
-
-        @torch.no_grad()
-        def outputs(rows: torch.Tensor) -> Data:
-            return unit(moved(self.inputs[rows], self.device))
-
-        return Surroundings(
-            unit,
-            self.targets,
-            self.device,
-            outputs,
-            Suffix(self.target.units[index + 1 :]) if is_chain else None,
-            self._rank,
-            self._processes,
-            self.schedule.caches.chunk,
-        )
 
     def _roll_back(self, tuned: TunedUnit) -> None:
         """Give the unit its best state back: tuning ended in NaN or infinity."""

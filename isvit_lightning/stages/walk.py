@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from isvit_lightning.networks import SINGLE, Data, Unit
+from isvit_lightning.stages.losses import Suffix, Surroundings
 from isvit_lightning.stages.passes import Held, Rows, moved, run_in_chunks
 from isvit_lightning.stages.stage import Stage
 from isvit_lightning.stages.step import Work
@@ -150,6 +151,26 @@ class UnitStage(Stage):
         if self._processes > 1:
             carried = {name: gather_rows(rows, count) for name, rows in carried.items()}
         return moved(carried, self.device)
+
+    def surroundings(self) -> Surroundings:
+        """The unit of this epoch, and what is around it."""
+        unit, index = self.unit, self.plan[self.current_epoch]
+        is_chain = self.quantized.run is None and not any(one.named or one.source for one in self.quantized.units)
+
+        @torch.no_grad()
+        def outputs(rows: torch.Tensor) -> Data:
+            return unit(moved(self.inputs[rows], self.device))
+
+        return Surroundings(
+            unit,
+            self.targets,
+            self.device,
+            outputs,
+            Suffix(self.target.units[index + 1 :]) if is_chain else None,
+            self._rank,
+            self._processes,
+            self.schedule.caches.chunk,
+        )
 
     def _step_into(self, index: int) -> None:
         """Move the carried activations from unit ``index - 1`` to ``index``."""

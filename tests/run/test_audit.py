@@ -110,12 +110,13 @@ def test_units_that_are_more_than_a_layer_are_neither_stem_nor_head() -> None:
 
 
 def test_the_audit_tells_what_each_step_takes() -> None:
-    steps = [Ranges("ranges"), Fold("fold"), Tune("short", iterations=2), Tune("usual"), Finetune("all", 9, 4)]
-    assert audited({}, Recipe("own", steps=[*steps, Finetune("more")]))["steps"] == {
+    steps = [Ranges("ranges"), Fold("fold"), Tune("short", iterations=2), Tune("usual"), Tune("twice", rounds=2)]
+    assert audited({}, Recipe("own", steps=[*steps, Finetune("all", 9, 4), Finetune("more")]))["steps"] == {
         "ranges": {},
         "fold": {},
         "short": {"iterations_per_unit": 2, "batch_size": 5},
         "usual": {"iterations_per_unit": 7, "batch_size": 5},
+        "twice": {"iterations_per_unit": 14, "batch_size": 5},
         "all": {"iterations": 9, "batch_size": 4},
         "more": {"iterations": 7, "batch_size": 5},
     }

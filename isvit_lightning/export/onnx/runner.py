@@ -32,7 +32,7 @@ class OnnxNetwork(nn.Module):
         path = Path(path)
         model = read_model(path)
         self.metadata = decoded({entry.key: entry.value for entry in model.metadata_props})
-        self._session = session(model.SerializeToString(), str(path), threads)
+        self._session = session(model, str(path), threads)
         self._inputs = [entry.name for entry in self._session.get_inputs()]
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -45,11 +45,11 @@ class OnnxNetwork(nn.Module):
         return [torch.from_numpy(array) for array in self._session.run(None, arrays)]
 
 
-def session(content: bytes, name: str, threads: int | None = None, optimized: Path | None = None) -> Any:
+def session(model: Any, name: str, threads: int | None = None, optimized: Path | None = None) -> Any:
     """An ``onnxruntime.InferenceSession``.
 
     Args:
-        content: of the file.
+        model: the ``onnx.ModelProto``.
         name: of the file, for messages.
         threads: of the processor; None leaves it to the engine.
         optimized: where the engine writes the graph that it runs; None for nowhere.
@@ -62,7 +62,7 @@ def session(content: bytes, name: str, threads: int | None = None, optimized: Pa
     options.log_severity_level = 3
     # Products with weights of 4 bits in float, as they are meant; by itself the engine rounds their inputs to 8 bits.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    if _has_zero_points(content):
+    if _has_zero_points(model.graph):
         # Exact sums of uint8 times int8 on x86 without VNNI too, where the engine else lets pairs of them overflow.
         options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
@@ -70,7 +70,7 @@ def session(content: bytes, name: str, threads: int | None = None, optimized: Pa
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the engine's errors have no base that it names
         raise IsvitError(
             f"ONNX Runtime {onnxruntime.__version__} does not run {name} ({first_line(error)[-200:]}), expected one "
@@ -78,10 +78,9 @@ def session(content: bytes, name: str, threads: int | None = None, optimized: Pa
         ) from error
 
 
-def _has_zero_points(content: bytes) -> bool:
+def _has_zero_points(graph: Any) -> bool:
     """Whether all weights of int8 have them, as they do in graphs whose inputs have codes of more than 7 bits."""
-    onnx = require("onnx")
-    graph = onnx.load_from_string(content).graph
-    int8 = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims}
+    kind = require("onnx").TensorProto.INT8
+    int8 = {tensor.name for tensor in graph.initializer if tensor.data_type == kind and tensor.dims}
     weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in int8]
     return bool(weights) and all(len(node.input) == 3 for node in weights)

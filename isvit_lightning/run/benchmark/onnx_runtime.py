@@ -6,6 +6,7 @@ from pathlib import Path
 
 from isvit_lightning.export.onnx import OnnxNetwork
 from isvit_lightning.export.onnx.engines import require
+from isvit_lightning.export.onnx.files import read_model
 from isvit_lightning.export.onnx.runner import session
 from isvit_lightning.run.benchmark.forms import Form, Forms, made
 from isvit_lightning.run.benchmark.graphs import Graph, Graphs
@@ -55,6 +56,6 @@ def _profile(path: Path, floats: Mapping[str, str]) -> dict[str, str]:
         floats: why products are written as ones of floats, by path of their layer.
     """
     optimized = path.with_name("optimized.onnx")
-    session(path.read_bytes(), str(path), 1, optimized)
+    session(read_model(path), str(path), 1, optimized)
     nodes = [node for node in require("onnx").load(optimized).graph.node if node.op_type in _PRODUCTS]
     return {**floats, **{node.name or node.output[0]: f"runs as {node.op_type} of floats" for node in nodes}}

@@ -54,7 +54,7 @@ def test_the_engine_multiplies_integers_where_the_report_says_so(
 ) -> None:
     report = written[2]
     assert set(report.floats) <= {"patch_embed.proj", "blocks.0.attn.context"}
-    session(report.path.read_bytes(), "network", 1, tmp_path / "optimized.onnx")
+    session(onnx.load(report.path), "network", 1, tmp_path / "optimized.onnx")
     operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     # qkv, scores, context, proj, fc1, fc2 and the head.
     assert operators.count("MatMulIntegerToFloat") == 7 - ("blocks.0.attn.context" in report.floats)

@@ -139,7 +139,7 @@ def run(flipped_at_most: float, folder: Path) -> Run:
     inputs = [value for case in CASES.values() for value in case.inputs]
     names = [f"x{index}" for index in range(len(inputs))]
     write_graph(graph.model, inputs, folder / "layers.onnx", names, list(CASES), {})
-    made = session((folder / "layers.onnx").read_bytes(), "layers", 1, folder / "optimized.onnx")
+    made = session(onnx.load(folder / "layers.onnx"), "layers", 1, folder / "optimized.onnx")
     outputs = made.run(list(CASES), {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
     operators = [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
     kinds = {path: child.kind for path, child in graph.model.named_modules() if isinstance(child, Encoder)}

@@ -100,21 +100,11 @@ class SlowAdaLog:
 
 
 @dataclass(frozen=True)
-class SlowShiftedLog:
-    """The logarithm of a shifted value whose powers are whole 255ths; what lies below the shift gets the last code."""
-
-    scale: float
-    step: float
-    offset: float
-
-    def code(self, x: float) -> float:
-        return math.inf if x + self.offset <= 0 else round(-math.log2((x + self.offset) / self.scale) / self.step)
+class SlowShiftedLog(SlowAdaLog):
+    """The same with powers that are whole 255ths."""
 
     def value(self, code: int) -> float:
-        return round(255 * 2.0 ** (-code * self.step)) * (self.scale / 255) - self.offset
-
-    def slope(self, x: float, value: float) -> float:
-        return (value + self.offset) / (x + self.offset)
+        return round(255 * 2.0 ** (-code * self.step)) * (self.scale / 255) - self.shift
 
 
 @dataclass(frozen=True)
