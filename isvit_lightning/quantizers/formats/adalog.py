@@ -50,8 +50,7 @@ class AdaLog(Format):
 
     @override
     def codes(self, tensor: torch.Tensor, grid: Grid) -> torch.Tensor:
-        scale, step, offset = grid
-        return _shifted(tensor, offset).div_(scale).log2_().neg_().div_(step).round_()
+        return falling_codes(tensor, grid)
 
     @override
     def base(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -64,9 +63,15 @@ class AdaLog(Format):
 
     @override
     def slope(self, tensor: torch.Tensor, base: torch.Tensor, grid: Grid) -> torch.Tensor:
-        return base / _shifted(tensor, grid[2])
+        return base / shifted(tensor, grid[2])
 
 
-def _shifted(tensor: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+def falling_codes(tensor: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Codes on a grid of scale ``s``, step ``p`` and offset ``d``: ``round(-log2((x + d) / s) / p)``, a new tensor."""
+    scale, step, offset = grid
+    return shifted(tensor, offset).div_(scale).log2_().neg_().div_(step).round_()
+
+
+def shifted(tensor: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """``x + d`` as a new tensor, kept above zero: what lies below gets the last code."""
     return torch.add(tensor, offset).clamp_min_(torch.finfo(tensor.dtype).tiny)

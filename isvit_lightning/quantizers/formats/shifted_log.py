@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
+from isvit_lightning.quantizers.formats.adalog import falling_codes, shifted
 from isvit_lightning.quantizers.formats.base import Format, Grid
 
 _LARGEST = 255
@@ -39,8 +40,7 @@ class ShiftedLog(Format):
 
     @override
     def codes(self, tensor: torch.Tensor, grid: Grid) -> torch.Tensor:
-        scale, step, offset = grid
-        return _shifted(tensor, offset).div_(scale).log2_().div_(step).neg_().round_()
+        return falling_codes(tensor, grid)
 
     @override
     def base(self, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -53,7 +53,7 @@ class ShiftedLog(Format):
 
     @override
     def slope(self, tensor: torch.Tensor, base: torch.Tensor, grid: Grid) -> torch.Tensor:
-        return base / _shifted(tensor, grid[2])
+        return base / shifted(tensor, grid[2])
 
     @override
     def integers(self, codes: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,8 +64,3 @@ class ShiftedLog(Format):
         exponents = codes.mul_(grid[1]).neg_()
         # The last bit of a power in float32 depends on its place in a tensor: a code would have two values.
         return exponents.double().exp2_().mul_(_LARGEST).round_().to(codes.dtype)
-
-
-def _shifted(tensor: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """``x + d`` as a new tensor, kept above zero: what lies below gets the last code."""
-    return torch.add(tensor, offset).clamp_min_(torch.finfo(tensor.dtype).tiny)
