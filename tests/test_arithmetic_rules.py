@@ -1,6 +1,6 @@
 """The ten rules of arithmetic in whole networks, one test (or a few that start with the rule's name) for each.
 
-What rules 1 and 3 to 7 ask of a number format alone is checked by ``tests/quantizers/formats/test_conformance.py``.
+What rules 1 and 3 to 7 ask of a number format alone is checked by ``tests/quantizers/formats/test_conformance*.py``.
 """
 
 import copy

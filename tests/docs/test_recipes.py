@@ -28,7 +28,10 @@ from isvit_lightning.search import Percentiles
 from tests.command_line import QUICKSTART, SMALL
 from tests.docs.commands import ROOT, Idle, blocks, commands, options
 from tests.helpers import GRANULARITIES
-from tests.quantizers.formats import test_conformance as conformance
+from tests.quantizers.formats import cases
+from tests.quantizers.formats import test_conformance as codes
+from tests.quantizers.formats import test_conformance_gradients as gradients
+from tests.quantizers.formats import test_conformance_state as state
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 FILES = dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
@@ -273,45 +276,45 @@ class SlowPower:
 @pytest.fixture(params=["real", "probabilities", "gelu"])
 def case(request: pytest.FixtureRequest, power: type[Format], monkeypatch: pytest.MonkeyPatch) -> str:
     """The format among those that have to conform, on values of one kind; the name of the case."""
-    samples = getattr(conformance, request.param)
-    added = conformance.Case(power(), Percentiles((0.999, 1.0)), samples, SlowPower, fractional=True)
-    monkeypatch.setitem(conformance.CASES, "power", added)
+    samples = getattr(cases, request.param)
+    added = cases.Case(power(), Percentiles((0.999, 1.0)), samples, SlowPower, fractional=True)
+    monkeypatch.setitem(cases.CASES, "power", added)
     return "power"
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_format_has_2_to_the_b_codes(case: str, bits: int) -> None:
-    conformance.test_b_bits_are_2_to_the_b_codes(case, bits)
+    codes.test_b_bits_are_2_to_the_b_codes(case, bits)
     for granularity in GRANULARITIES:
-        conformance.test_codes_that_share_no_value_are_found_again(case, bits, granularity)
-        conformance.test_table_lists_the_value_of_each_code(case, bits, granularity)
+        codes.test_codes_that_share_no_value_are_found_again(case, bits, granularity)
+        codes.test_table_lists_the_value_of_each_code(case, bits, granularity)
 
 
 def test_a_second_pass_changes_nothing(case: str) -> None:
-    conformance.test_decode_of_encode_is_forward_and_a_second_pass_changes_nothing(case)
+    codes.test_decode_of_encode_is_forward_and_a_second_pass_changes_nothing(case)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_the_format_round_trips(case: str, granularity: str) -> None:
-    conformance.test_grid_numbers_are_buffers_that_round_trip(case, granularity)
-    conformance.test_a_file_of_plain_values_and_numbers_makes_it_again(case, granularity)
-    conformance.test_affine_and_exponents_say_the_same_as_the_table(case, granularity)
+    state.test_grid_numbers_are_buffers_that_round_trip(case, granularity)
+    state.test_a_file_of_plain_values_and_numbers_makes_it_again(case, granularity)
+    codes.test_affine_and_exponents_say_the_same_as_the_table(case, granularity)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
 def test_the_format_is_its_formula(case: str, bits: int) -> None:
-    conformance.test_codes_and_values_against_pure_python(case, bits, "both")
-    conformance.test_gradient_has_its_closed_form(case, bits, "per_tensor")
+    codes.test_codes_and_values_against_pure_python(case, bits, "both")
+    gradients.test_gradient_has_its_closed_form(case, bits, "per_tensor")
 
 
 def test_gradients_and_strides(case: str) -> None:
-    conformance.test_gradient_is_the_slope_inside_and_zero_outside(case)
-    conformance.test_strides_do_not_matter_and_tensors_are_left_alone(case)
+    gradients.test_gradient_is_the_slope_inside_and_zero_outside(case)
+    codes.test_strides_do_not_matter_and_tensors_are_left_alone(case)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e-30, 5e4])
 def test_a_constant_has_a_finite_grid(case: str, value: float) -> None:
-    conformance.test_a_constant_has_a_finite_grid(case, "per_tensor", value)
+    state.test_a_constant_has_a_finite_grid(case, "per_tensor", value)
 
 
 def test_values_are_finer_near_the_lower_end(power: type[Format]) -> None:

@@ -1,192 +1,43 @@
-"""What every number format has to do. A new one is a line in ``CASES``, and its formula in ``slow.py``."""
+"""What every number format has to do with codes and values."""
 
-import copy
-import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from isvit_lightning.errors import IsvitError
 from isvit_lightning.quantizers import (
     Format,
-    Granularity,
     Grid,
-    Log,
     PerChannel,
-    PerTensor,
-    Quantizer,
-    Search,
-    ShiftedLog,
-    Spec,
     Sulq,
     Uniform,
 )
-from isvit_lightning.quantizers.formats import AdaLog, AnchoredUniform, PowerOfTwoFactors, Tangent, TwinUniform
-from isvit_lightning.search import Percentiles
-from tests.helpers import GRANULARITIES, LOG_SEARCH, PUBLISHED_SULQ_SEARCH, SULQ_SEARCH
+from isvit_lightning.quantizers.formats import PowerOfTwoFactors
+from tests.helpers import GRANULARITIES
+from tests.quantizers.formats.cases import (
+    BITS,
+    CASES,
+    EVERY,
+    EVERY_GRANULARITY,
+    FEW,
+    assert_same,
+    build,
+    calibrated,
+    dense,
+    drawn_with,
+    real,
+    slow_of,
+)
 from tests.quantizers.formats.slow import (
-    Slow,
-    SlowAdaLog,
-    SlowAnchoredUniform,
-    SlowLog,
-    SlowPowerOfTwoFactors,
-    SlowShiftedLog,
-    SlowSqrt2,
-    SlowSulq,
-    SlowTangent,
-    SlowTwinUniform,
-    SlowUniform,
     clamped,
 )
-
-GELU_SHIFT = 0.16997124
-
-
-def real(samples: torch.Tensor) -> torch.Tensor:
-    """Any tensor as it is."""
-    return samples
-
-
-def probabilities(samples: torch.Tensor) -> torch.Tensor:
-    """Attention probabilities."""
-    return (samples * 3).softmax(dim=-1)
-
-
-def gelu(samples: torch.Tensor) -> torch.Tensor:
-    """Outputs of a GELU."""
-    return torch.nn.functional.gelu(samples * 2)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A format as it is used.
-
-    Args:
-        format: the format.
-        search: how its grid is chosen.
-        samples: makes values that the format is for from random ones.
-        slow: the formula in pure Python, from the numbers of a grid.
-        extra: codes beyond ``2**bits`` of a reproduction.
-        fractional: whether values are powers with fractions, whose last bit depends on their place in a tensor: vectors
-            and what is left of them are computed differently.
-    """
-
-    format: Format
-    search: Search
-    samples: Callable[[torch.Tensor], torch.Tensor]
-    slow: Callable[..., Slow]
-    extra: int = 0
-    fractional: bool = False
-
-    def quantizer(self, bits: int = 4, granularity: Granularity | None = None) -> Quantizer:
-        return Quantizer(Spec(self.format, bits, granularity or PerTensor()), self.search)
-
-
-CASES = {
-    "uniform": Case(Uniform(), Percentiles(), real, SlowUniform),
-    "uniform_without_zero": Case(Uniform(), Percentiles(include_zero=False), real, SlowUniform),
-    "log2": Case(Log(1), LOG_SEARCH, probabilities, SlowLog),
-    "log_sqrt2": Case(Log(2), LOG_SEARCH, probabilities, SlowSqrt2, fractional=True),
-    "sulq": Case(Sulq(steps_per_octave=1), SULQ_SEARCH, probabilities, SlowSulq),
-    "sulq_fine": Case(
-        Sulq(steps_per_octave=256), SULQ_SEARCH, probabilities, partial(SlowSulq, steps_per_octave=256), fractional=True
-    ),
-    "sulq_published": Case(
-        Sulq(extra_codes=1, steps_per_octave=1), PUBLISHED_SULQ_SEARCH, probabilities, SlowSulq, extra=1
-    ),
-    "adalog": Case(AdaLog(), Percentiles((1.0,)), probabilities, SlowAdaLog, fractional=True),
-    "adalog_gelu": Case(AdaLog(GELU_SHIFT), Percentiles((0.999, 1.0)), gelu, SlowAdaLog, fractional=True),
-    "shifted_log": Case(ShiftedLog(), Percentiles((0.999, 1.0)), gelu, SlowShiftedLog),
-    "shifted_log_of_any_tensor": Case(ShiftedLog(), Percentiles((0.999, 1.0)), real, SlowShiftedLog),
-    "twin_uniform": Case(TwinUniform(), Percentiles((1.0,)), probabilities, SlowTwinUniform),
-    "twin_uniform_gelu": Case(
-        TwinUniform(signed=True), Percentiles((0.999, 1.0)), gelu, partial(SlowTwinUniform, signed=True)
-    ),
-    "tangent": Case(Tangent(), Percentiles((1.0,)), probabilities, SlowTangent, fractional=True),
-    "anchored_uniform": Case(AnchoredUniform(), Percentiles((1.0,)), real, SlowAnchoredUniform),
-    "power_of_two_factors": Case(PowerOfTwoFactors(), Percentiles((1.0,)), real, SlowPowerOfTwoFactors),
-}
-"""Each format, its search, the values that it is for, its formula."""
-
-EVERY = pytest.mark.parametrize("name", CASES)
-BITS = pytest.mark.parametrize("bits", range(2, 9))
-EVERY_GRANULARITY = pytest.mark.parametrize("granularity", GRANULARITIES)
-
-
-def build(name: str, bits: int = 4, granularity: str = "per_tensor") -> tuple[Quantizer, torch.Tensor]:
-    """An uncalibrated quantizer and samples for it."""
-    chosen, shape = GRANULARITIES[granularity]
-    return CASES[name].quantizer(bits, chosen), CASES[name].samples(torch.randn(shape) + 0.3)
-
-
-def calibrated(name: str, bits: int = 4, granularity: str = "per_tensor") -> tuple[Quantizer, torch.Tensor]:
-    """A quantizer in float64, calibrated on the samples."""
-    quantizer, samples = build(name, bits, granularity)
-    quantizer.double().calibrate(samples.double())
-    return quantizer, samples.double()
-
-
-def dense(name: str, samples: torch.Tensor) -> torch.Tensor:
-    """Many values from below the smallest of the ``samples`` to above the largest, and close to zero."""
-    low, high = float(samples.min()), float(samples.max())
-    line = torch.linspace(low - 1, high + 1, 30_000, dtype=torch.float64)
-    tiny = torch.logspace(-80, 2, 30_000, dtype=torch.float64)
-    values = torch.cat([line, tiny, tiny - GELU_SHIFT])
-    return values[values >= 0] if CASES[name].samples is probabilities else values
-
-
-def slow_of(name: str, quantizer: Quantizer, index: int = 0) -> Slow:
-    """The pure Python form of one grid of ``quantizer``."""
-    return CASES[name].slow(*(number.flatten()[index].item() for number in quantizer.grid))
-
-
-def assert_same(name: str, values: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal values, bit for bit wherever the format allows that in two layouts of a tensor."""
-    if CASES[name].fractional:
-        last = 4 * torch.finfo(values.dtype).eps
-        # The shift of the largest values leaves the last bit of their base.
-        torch.testing.assert_close(values, expected, rtol=last, atol=last * float(expected.abs().max()))
-    else:
-        assert torch.equal(values, expected)
-
-
-@st.composite
-def drawn_with(draw: st.DrawFn, name: str) -> tuple[Quantizer, torch.Tensor]:
-    """A calibrated quantizer of any width and granularity, and a tensor for it that also leaves its range."""
-    granularity, shape = GRANULARITIES[draw(st.sampled_from(sorted(GRANULARITIES)))]
-    quantizer = CASES[name].quantizer(draw(st.integers(2, 8)), granularity)
-    samples = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1))))
-    if CASES[name].samples is real:
-        samples = (samples + draw(st.floats(-2, 2))) * 10.0 ** draw(st.integers(-6, 4))
-        special = st.floats(-1e6, 1e6, width=32)
-    else:
-        samples = CASES[name].samples(samples * draw(st.sampled_from([0.03, 0.3, 1.5, 10.0])))
-        special = st.floats(0, 1, width=32)
-    quantizer.calibrate(samples)
-    tensor = samples.clone()
-    flat = tensor.view(-1)
-    # Far outside, tiny, zero, and whatever else hypothesis comes up with.
-    flat[0], flat[1], flat[2] = 3 * samples.max(), 3 * samples.min(), 0.0
-    for index, value in enumerate(draw(st.lists(special, max_size=6))):
-        flat[3 + index] = value
-    return quantizer, tensor
-
-
-FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def test_no_format_is_left_out() -> None:
     own = {form for form in Format.__subclasses__() if form.__module__.startswith("isvit_lightning.")}
     assert {type(case.format) for case in CASES.values()} == own
-
-
-# Codes ----------------------------------------------------------------------------------------------------------------
 
 
 @EVERY
@@ -363,203 +214,3 @@ def test_strides_do_not_matter_and_tensors_are_left_alone(name: str) -> None:
     quantizer.table()
     assert torch.equal(whole, codes.float())
     assert torch.equal(samples, before)
-
-
-# State ----------------------------------------------------------------------------------------------------------------
-
-
-@EVERY
-@EVERY_GRANULARITY
-def test_grid_numbers_are_buffers_that_round_trip(name: str, granularity: str) -> None:
-    source, samples = build(name, 3, granularity)
-    target, _ = build(name, 3, granularity)
-    layout = {key: value.shape for key, value in source.state_dict().items()}
-    assert tuple(layout) == source.format.numbers
-    assert set(layout.values()) == {torch.Size(source.granularity.shape)}
-    assert all(bool(value.isnan().all()) for value in source.state_dict().values())
-    source.calibrate(samples.requires_grad_())
-    source(samples)
-    assert list(source.parameters()) == []
-    assert not any(buffer.requires_grad for buffer in source.buffers())
-    assert {key: value.shape for key, value in source.state_dict().items()} == layout
-    assert all(bool(value.isfinite().all()) for value in source.state_dict().values())
-    target.load_state_dict(copy.deepcopy(source.state_dict()))
-    assert target.calibrated
-    for tensor in (samples, samples * 0.7):
-        assert torch.equal(target(tensor), source(tensor))
-        assert torch.equal(target.encode(tensor), source.encode(tensor))
-    assert torch.equal(target.table(), source.table())
-
-
-@EVERY
-@EVERY_GRANULARITY
-def test_a_file_of_plain_values_and_numbers_makes_it_again(name: str, granularity: str) -> None:
-    source, samples = build(name, 3, granularity)
-    source.calibrate(samples)
-    spec = Spec.of(json.loads(json.dumps(source.spec.as_dict())))
-    assert spec == source.spec
-    made = Quantizer(spec)
-    assert not made.calibrated
-    made.load_state_dict(source.state_dict())
-    assert torch.equal(made(samples), source(samples))
-    assert torch.equal(made.encode(samples), source.encode(samples))
-
-
-@EVERY
-@pytest.mark.parametrize("use", ["forward", "encode", "decode", "table"])
-def test_an_uncalibrated_one_raises_when_used(name: str, use: str) -> None:
-    quantizer = CASES[name].quantizer()
-    arguments = {"decode": (torch.zeros(3, dtype=torch.int32),), "table": ()}.get(use, (torch.rand(3),))
-    with pytest.raises(IsvitError, match="before it was calibrated"):
-        getattr(quantizer, use)(*arguments)
-
-
-@EVERY
-def test_each_number_makes_it_uncalibrated_where_it_is_missing(name: str) -> None:
-    for number in CASES[name].format.numbers:
-        quantizer, samples = calibrated(name)
-        quantizer.get_buffer(number).fill_(torch.nan)
-        quantizer.refresh()
-        with pytest.raises(IsvitError, match="before it was calibrated"):
-            quantizer(samples)
-
-
-# Gradients ------------------------------------------------------------------------------------------------------------
-
-
-@EVERY
-@given(data=st.data())
-@FEW
-def test_gradient_is_the_slope_inside_and_zero_outside(name: str, data: st.DataObject) -> None:
-    quantizer, tensor = data.draw(drawn_with(name))
-    form, tensor = quantizer.double().format, tensor.double().requires_grad_()
-    incoming = torch.linspace(-1, 2, tensor.numel(), dtype=torch.float64).view(tensor.shape)
-    values = quantizer(tensor)
-    values.backward(incoming)
-    x = tensor.detach()
-    codes = form.codes(x, quantizer.grid)
-    inside = (codes >= 0) & (codes <= quantizer.n_codes - 1)
-    base = form.base(codes.clamp(0, quantizer.n_codes - 1), quantizer.grid)
-    slope = form.slope(x.clone(), base, quantizer.grid)
-    expected = torch.where(inside, slope * incoming, torch.zeros_like(x))
-    torch.testing.assert_close(tensor.grad, expected, rtol=1e-9, atol=1e-12)
-
-
-@EVERY
-@pytest.mark.parametrize("bits", [2, 3, 8])
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel_of_tokens"])
-def test_gradient_has_its_closed_form(name: str, bits: int, granularity: str) -> None:
-    """1 for a uniform grid, ``(x̂ + shift) / (x + shift)`` for a logarithmic one."""
-    case, (chosen, _) = CASES[name], GRANULARITIES[granularity]
-    samples = case.samples(torch.randn(40, 5, dtype=torch.float64) + 0.3)
-    quantizer = case.quantizer(bits, chosen).double()
-    quantizer.calibrate(samples)
-    # A range that both ends leave.
-    low, high = samples.quantile(0.2), samples.quantile(0.8)
-    quantizer.calibrate(samples.clamp(low, high))
-    tensor = torch.cat([samples, samples * 1.5]).requires_grad_()
-    incoming = torch.randn(tensor.shape, dtype=torch.float64)
-    values = quantizer(tensor)
-    values.backward(incoming)
-    counts = [0, 0]
-    for row in range(tensor.shape[0]):
-        for column in range(5):
-            slow = slow_of(name, quantizer, 0 if granularity == "per_tensor" else column)
-            x, value = tensor[row, column].item(), values[row, column].item()
-            inside = 0 <= slow.code(x) <= quantizer.n_codes - 1
-            expected = incoming[row, column].item() * slow.slope(x, value) if inside else 0.0
-            assert tensor.grad[row, column].item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-            counts[inside] += 1
-    assert min(counts) > 10
-
-
-@EVERY
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel_of_tokens"])
-def test_the_grid_has_gradients_where_it_is_learned_and_only_if_asked(name: str, granularity: str) -> None:
-    quantizer, samples = calibrated(name, 4, granularity)
-    learned = quantizer.format.learned(quantizer.granularity)
-    assert set(learned) <= set(quantizer.format.numbers)
-    quantizer(samples.clone().requires_grad_()).sum().backward()
-    assert all(number.grad is None for number in quantizer.grid)
-    for number in quantizer.grid:
-        number.requires_grad_()
-    quantizer(samples.clone().requires_grad_()).sum().backward()
-    found = {key for key in quantizer.format.numbers if quantizer.get_buffer(key).grad is not None}
-    assert found == set(learned)
-    assert all(bool(quantizer.get_buffer(key).grad.isfinite().all()) for key in learned)
-
-
-# Samples that no grid fits --------------------------------------------------------------------------------------------
-
-
-@EVERY
-@EVERY_GRANULARITY
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.3, 1e-6, 1e-30, 5e4])
-def test_a_constant_has_a_finite_grid(name: str, granularity: str, value: float) -> None:
-    chosen, shape = GRANULARITIES[granularity]
-    quantizer = CASES[name].quantizer(4, chosen)
-    samples = torch.full(shape, value)
-    for sign in (1,) if quantizer.format.non_negative else (1, -1):
-        quantizer.calibrate(sign * samples)
-        assert quantizer.calibrated
-        assert bool(quantizer(sign * samples).isfinite().all())
-        if isinstance(quantizer.format, Uniform):
-            # Documented: the range runs from zero to the value, so both are on the grid.
-            torch.testing.assert_close(quantizer(sign * samples), sign * samples, rtol=1e-6, atol=0)
-            assert torch.equal(quantizer(0 * samples), 0 * samples)
-
-
-@EVERY
-@pytest.mark.parametrize("value", [0.0, 0.25])
-def test_a_constant_channel_among_others_has_a_finite_grid(name: str, value: float) -> None:
-    _, samples = build(name)
-    samples[..., 2] = value
-    quantizer = CASES[name].quantizer(4, PerChannel(5))
-    quantizer.calibrate(samples)
-    assert all(bool(buffer.isfinite().all()) for buffer in quantizer.buffers())
-    assert bool(quantizer(samples).isfinite().all())
-
-
-@EVERY
-@pytest.mark.parametrize("shape", [(0,), (0, 7, 5), (2, 0, 5)])
-def test_empty_samples_are_an_error(name: str, shape: tuple[int, ...]) -> None:
-    for granularity in (PerTensor(), PerChannel(5)):
-        quantizer = CASES[name].quantizer(4, granularity)
-        with pytest.raises(IsvitError, match=r"empty tensor.*data\.calibration_images"):
-            quantizer.calibrate(torch.zeros(shape))
-        assert not quantizer.calibrated
-
-
-@EVERY
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_nan_and_infinity_are_errors(name: str, bad: float) -> None:
-    _, samples = build(name)
-    spoiled = samples.clone()
-    spoiled[1, 3, 2] = bad
-    for granularity in (PerTensor(), PerChannel(5)):
-        quantizer = CASES[name].quantizer(4, granularity)
-        with pytest.raises(IsvitError, match=rf"{quantizer.role}.*NaN or infinity"):
-            quantizer.calibrate(spoiled)
-        assert not quantizer.calibrated
-
-
-@EVERY
-def test_negative_samples_are_an_error_where_the_format_holds_none(name: str) -> None:
-    quantizer, samples = build(name)
-    samples = torch.linspace(-3, 1, 50)
-    if not quantizer.format.non_negative:
-        quantizer.calibrate(samples)
-        assert bool(quantizer(samples).isfinite().all())
-        return
-    with pytest.raises(IsvitError, match=f"negative values, expected none for {type(quantizer.format).__name__}"):
-        quantizer.calibrate(samples)
-    assert not quantizer.calibrated
-
-
-@EVERY
-def test_a_calibrated_one_shows_nan_and_clips_infinity(name: str) -> None:
-    quantizer, samples = build(name)
-    quantizer.calibrate(samples)
-    values = quantizer(torch.tensor([torch.nan, torch.inf]))
-    assert bool(values[0].isnan())
-    assert values[1].item() == quantizer(torch.tensor([1e30])).item()
