@@ -298,7 +298,7 @@ def test_a_second_pass_changes_nothing(case: str) -> None:
 def test_the_format_round_trips(case: str, granularity: str) -> None:
     state.test_grid_numbers_are_buffers_that_round_trip(case, granularity)
     state.test_a_file_of_plain_values_and_numbers_makes_it_again(case, granularity)
-    codes.test_affine_and_exponents_say_the_same_as_the_table(case, granularity)
+    codes.test_affine_exponents_and_integers_say_the_same_as_the_table(case, granularity)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])

@@ -11,6 +11,7 @@ from isvit_lightning.quantizers import (
     Format,
     Grid,
     PerChannel,
+    ShiftedLog,
     Sulq,
     Uniform,
 )
@@ -146,7 +147,7 @@ def test_table_lists_the_value_of_each_code(name: str, bits: int, granularity: s
 
 @EVERY
 @EVERY_GRANULARITY
-def test_affine_and_exponents_say_the_same_as_the_table(name: str, granularity: str) -> None:
+def test_affine_exponents_and_integers_say_the_same_as_the_table(name: str, granularity: str) -> None:
     quantizer, _ = calibrated(name, 4, granularity)
     form, grid, table = quantizer.format, quantizer.grid, quantizer.table()
     codes = torch.arange(quantizer.n_codes, dtype=torch.float64).view(-1, *(1 for _ in table.shape[1:]))
@@ -162,6 +163,13 @@ def test_affine_and_exponents_say_the_same_as_the_table(name: str, granularity: 
         assert torch.equal(exponents, exponents.round())
         shift = form.shift(grid)
         assert torch.equal(2.0**exponents - (0 if shift is None else shift), table)
+    integers = form.integers(codes.clone(), grid)
+    assert (integers is not None) is isinstance(form, ShiftedLog)
+    if integers is not None:
+        unit, numbers = integers
+        assert torch.equal(numbers, numbers.round())
+        assert 0 <= float(numbers.min()) <= float(numbers.max()) <= 255
+        assert torch.equal(unit * numbers - form.shift(grid), table)
 
 
 @EVERY
